@@ -2,26 +2,26 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// How many 32-bit words of a frame are restored in each round, after its first two bytes: 78 bytes, more than the headers of
-/// IPv6 and TCP.
+/// The number of 32-bit words of a frame that are restored in each round, after its first two bytes: 78 bytes, more than the
+/// headers of IPv6 and TCP.
 pub const WORDS: usize = 19;
 /// The offset of the first of those words, aligned with IP's words after an Ethernet header of 14 bytes. Writing in other units
 /// than reading stalls the processor, which does not happen for packets from the wire.
 pub const WORDS_AT: usize = 2;
 
-/// How many bits of a flow's number are its port's; the others are its address's.
+/// The number of bits of a flow's number that are its port's; the others are its address's.
 pub const PORT_BITS: u32 = 15;
 /// The base of flows' ports: 0x8000 to 0xffff.
 pub const PORT_BASE: u16 = 1 << PORT_BITS;
 
-/// How many services share a VIP if packets go to many: their ports are [`SERVICE_PORT`] and those above it.
+/// The number of services that share a VIP if packets are sent to many: their ports are [`SERVICE_PORT`] and those above it.
 pub const SERVICES_PER_VIP: u32 = 1 << SERVICE_BITS;
 pub(crate) const SERVICE_BITS: u32 = 4;
-/// The first port of those.
+/// The first of these ports.
 pub const SERVICE_PORT: u16 = 8_000;
 
-/// The packet to send, and as which flows. A flow is told apart by the lower half of one address
-/// (its upper bits) and by one port (the lower [`PORT_BITS`]).
+/// The packet to send, and its flows. Flows differ in the lower half of one address (the upper bits of the flow's number) and in
+/// one port (the lower [`PORT_BITS`]).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Plan {
@@ -31,36 +31,36 @@ pub struct Plan {
     pub first: u16,
     /// Unused, 0.
     pub padding: u16,
-    /// How long the frame is, bytes.
+    /// The frame's length, in bytes.
     pub length: u32,
     /// The number of flows, a power of two up to 2^30, minus one.
     pub flow_mask: u32,
-    /// Where in the frame the last 32 bits of the address are.
+    /// The offset of the last 32 bits of the address in the frame.
     pub address_at: u32,
     /// Those bits (host order), of which the lower half is the flow's.
     pub address: u32,
-    /// Where in the frame the port is.
+    /// The offset of the port in the frame.
     pub port_at: u32,
-    /// How often each packet comes in a row: 2 to the power of this.
+    /// How often each packet is repeated: 2 to the power of this.
     pub in_a_row: u32,
-    /// To how many services, up to 2^20; 0: to the one that the frame names.
+    /// The number of services, up to 2^20; 0: only the frame's own.
     pub services: u32,
-    /// Many services: where in the frame the last 32 bits of the VIP are.
+    /// Many services: the offset of the last 32 bits of the VIP in the frame.
     pub vip_at: u32,
     /// Those bits (host order), of which the lower half is the service's.
     pub vip: u32,
-    /// Many services: where in the frame the VIP's port is.
+    /// Many services: the offset of the VIP's port in the frame.
     pub vip_port_at: u32,
     /// For redirects: the outgoing interface.
     pub ifindex: u32,
-    /// Where in the frame the TCP checksum is; 0: it stays as it is.
+    /// The offset of the TCP checksum in the frame; 0: it stays unchanged.
     pub checksum_at: u32,
-    /// What adds up to it but for what differs between packets (RFC 1071), with carries.
+    /// Its sum without the parts that differ between packets (RFC 1071), with carries.
     pub checksum: u32,
 }
 
 impl Plan {
-    /// Restores as much of this frame as there is room for: one flow.
+    /// Restores as much of this frame as fits: one flow.
     pub fn of(frame: &[u8]) -> Self {
         let mut bytes = [0; WORDS_AT + 4 * WORDS];
         let length = bytes.len().min(frame.len());
@@ -77,28 +77,28 @@ impl Plan {
         }
     }
 
-    /// The same as so many flows (a power of two): where in the frame the last 32 bits of the address are that tells them
-    /// apart, and where the port is.
+    /// The same with this many flows (a power of two): the offsets of the last 32 bits of the address and of the port by which
+    /// they differ.
     pub fn varied(self, frame: &[u8], flows: u32, [address_at, port_at]: [u32; 2]) -> Self {
         Self { flow_mask: flows - 1, address_at, address: upper_half(frame, address_at), port_at, ..self }
     }
 
-    /// The same with a checksum that is right for every flow, as that of the frame is: where in the frame it is.
+    /// The same with a correct checksum for every flow, like the frame's: its offset.
     pub fn summed(self, frame: &[u8], checksum_at: u32) -> Self {
         let half = |at: u32| u32::from(u16::from_be_bytes([frame[at as usize], frame[at as usize + 1]]));
-        // A number's complement takes it out of the sum (RFC 1624).
+        // Adding a number's complement removes it from the sum (RFC 1624).
         let without = |at: u32| 0xffff - half(at);
         let checksum = without(checksum_at) + without(self.address_at + 2) + without(self.port_at);
         Self { checksum_at, checksum, ..self }
     }
 
-    /// The same to so many services: where in the frame the last 32 bits of the VIP are, and where its port is.
+    /// The same with this many services: the offsets of the last 32 bits of the VIP and of its port.
     pub fn to_services(self, frame: &[u8], services: u32, [vip_at, vip_port_at]: [u32; 2]) -> Self {
         Self { services, vip_at, vip: upper_half(frame, vip_at), vip_port_at, ..self }
     }
 }
 
-/// The upper half of the 32 bits there, in place.
+/// The upper half of the 32 bits at this offset, in network order.
 fn upper_half(frame: &[u8], at: u32) -> u32 {
     let at = at as usize;
     u32::from_be_bytes([frame[at], frame[at + 1], 0, 0])
@@ -118,11 +118,11 @@ pub struct Variation {
 }
 
 impl Variation {
-    /// The packet of a round.
+    /// The variation in a round.
     #[inline(always)]
     pub fn of(plan: &Plan, round: u32) -> Self {
-        // An odd factor visits every flow once before any again, in no order that a cache could foresee; its
-        // upper bits, which choose the service, are as even (2^32 over the golden ratio: Knuth, TAOCP 6.4).
+        // An odd factor visits every flow once before any again, in an order that no cache can predict. Its upper bits, which
+        // select the service, are evenly distributed (2^32 over the golden ratio: Knuth, TAOCP 6.4).
         let number = (round >> (plan.in_a_row & 31)).wrapping_mul(0x9e37_79b1);
         let flow = number & plan.flow_mask;
         let service = ((u64::from(number) * u64::from(plan.services)) >> 32) as u32;
@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn every_flow_s_checksum_adds_up() {
-        // As if the sum went over these alone: an address at 2, a port at 6, and the checksum at 8.
+        // As if the sum covered only these: an address at 2, a port at 6, and the checksum at 8.
         let mut frame = [0x12, 0x34, 0xc6, 0x12, 0xab, 0xcd, 0x9c, 0x40, 0, 0, 0x77, 0x07];
         let sum = |frame: &[u8]| {
             let sum: u32 =

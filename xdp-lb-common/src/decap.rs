@@ -52,7 +52,7 @@ outcomes! {
     Stuck = 7, true, "dropped: the driver did not allow the packet's head to be moved";
 }
 
-/// How many outcomes there are: the size of the table of their counters.
+/// The number of outcomes: the size of the table of their counters.
 pub const OUTCOMES: u32 = Outcome::ALL.len() as u32;
 
 /// [`Settings::accepts`]: IP in IP.
@@ -60,7 +60,7 @@ pub const ACCEPTS_IPIP: u8 = 1;
 /// [`Settings::accepts`]: Generic UDP Encapsulation.
 pub const ACCEPTS_GUE: u8 = 2;
 
-/// Which tunnels a backend decapsulates.
+/// The tunnels that a backend decapsulates.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Settings {
@@ -78,7 +78,7 @@ pub trait Tables {
     fn settings(&self) -> Option<&Settings>;
     /// Whether tunnelled packets to this address are for this host.
     fn is_local(&self, address: &Address) -> bool;
-    /// Whether tunnelled packets may come from here.
+    /// Whether tunnelled packets are accepted from this address.
     fn is_allowed(&self, source: &Address) -> bool;
     /// Counts a packet.
     fn count(&self, outcome: Outcome);
@@ -140,20 +140,20 @@ fn take_off<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Outcome,
     Ok(if is_gue { Outcome::Gue } else { Outcome::Ipip })
 }
 
-/// An outer packet that may hold another.
+/// An outer packet that may contain another.
 struct Outer {
     source: Address,
     destination: Address,
     /// IPv4, IPv6 or UDP.
     protocol: Protocol,
     traffic_class: u8,
-    /// Where its payload begins.
+    /// The offset of its payload.
     payload: usize,
-    /// Where it ends, by its length field and at most at the end of the frame.
+    /// The end of its payload, by its length field and at most the end of the frame.
     end: usize,
 }
 
-/// Reads the outer header; `None` if the packet is incomplete, or cannot contain another one.
+/// Reads the outer header. `None` if the packet is incomplete, or cannot contain another one.
 #[inline(always)]
 fn parse_outer<P: Packet>(packet: &P, link: &Link) -> Option<Outer> {
     let l3 = link.l3;
@@ -161,7 +161,7 @@ fn parse_outer<P: Packet>(packet: &P, link: &Link) -> Option<Outer> {
         ETHERTYPE_IPV4 => {
             let ip: Ipv4 = packet.read(l3)?;
             let header = usize::from(ip.version_and_length & 0xf) * 4;
-            // The host puts fragments together.
+            // The host reassembles fragments.
             if ip.version_and_length >> 4 != 4
                 || header < size_of::<Ipv4>()
                 || ip.fragment.get() & 0x3fff != 0
@@ -210,7 +210,7 @@ fn open_gue<P: Packet>(packet: &P, outer: &Outer) -> Result<(usize, Protocol), O
     let at = outer.payload + size_of::<Udp>();
     let gue: Gue = packet.read(at).ok_or(Outcome::Malformed)?;
     match gue.variant_and_length >> 4 {
-        // Variant 1: the IP packet itself; its version field tells IPv4 from IPv6.
+        // Variant 1: the IP packet itself. Its version field distinguishes IPv4 and IPv6.
         4 => Ok((at, Protocol::IPV4)),
         6 => Ok((at, Protocol::IPV6)),
         // Variant 0, not a control message: a header with unknown private data.
@@ -267,7 +267,7 @@ const ECT_1: u8 = 1;
 const ECT_0: u8 = 2;
 const CE: u8 = 3;
 
-/// The inner packet's new traffic class, by RFC 6040 section 4.2; `None` if it must be dropped.
+/// The inner packet's new traffic class, by RFC 6040 section 4.2. `None` if it must be dropped.
 #[inline(always)]
 fn congestion(inner: u8, outer: u8) -> Option<u8> {
     match (inner & 3, outer & 3) {

@@ -1,15 +1,14 @@
-//! The flow hash: keyed, so that an attacker cannot aim at one backend.
+//! The flow hash. It is keyed, so that an attacker cannot target one backend.
 //!
-//! Multilinear hashing (Lemire and Kaser, "Strongly universal string hashing is fast", The Computer
-//! Journal 57(11), 2014): the upper half of `k0 + sum of k[i] * w[i]` modulo 2^64, over 32-bit words
-//! and random 64-bit keys. It is strongly universal: without the keys, any two flows land on any two
-//! places with equal chance, whatever the flows are. A keyed mix behind it hides the sum's linearity
-//! from somebody who watches which backend answers. It costs a multiplication a word.
+//! Multilinear hashing (Lemire and Kaser, "Strongly universal string hashing is fast", The Computer Journal 57(11), 2014): the
+//! upper half of `k0 + sum of k[i] * w[i]` modulo 2^64, over 32-bit words and random 64-bit keys. It is strongly universal:
+//! without the keys, any two flows have any two values with equal probability, whatever the flows are. A keyed mix after it hides
+//! the sum's linearity from an attacker who observes which backend answers. It costs one multiplication per word.
 
 use crate::net::{Address, Port};
 
-/// How many 64-bit keys the flow hash takes: one to begin with, one for each word of the source and
-/// destination address and the ports, and one for the mix at the end.
+/// The number of 64-bit keys of the flow hash: an initial one, one for each word of the source and destination addresses and the
+/// ports, and one for the final mix.
 pub const KEYS: usize = 11;
 
 /// The hash of a flow: 32 bits, uniform.
@@ -27,7 +26,7 @@ impl FlowHash {
         let ports = u32::from(source_port.get()) << 16 | u32::from(destination_port.get());
         let mut sum = keys[0].wrapping_add(keys[9].wrapping_mul(u64::from(ports)));
         if source.is_v4() & destination.is_v4() {
-            // The same sum: of the upper words all that is not 0 is 0xffff.
+            // The same sum: the upper words are all 0, except for one that is 0xffff.
             let upper = keys[3].wrapping_add(keys[7]).wrapping_mul(0xffff);
             let clients = keys[4].wrapping_mul(u64::from(source.last().get()));
             let servers = keys[8].wrapping_mul(u64::from(destination.last().get()));
@@ -53,26 +52,26 @@ impl FlowHash {
         Self(mix((sum >> 32) as u32 ^ keys[10] as u32))
     }
 
-    /// A place from 0 up to `length`, uniform (multiply and shift: Lemire, "Fast random integer
-    /// generation in an interval", 2019).
+    /// An index from 0 to `length` - 1, uniform (multiply and shift: Lemire, "Fast random integer generation in an interval",
+    /// 2019).
     #[inline(always)]
     pub fn reduce(self, length: u32) -> u32 {
         ((u64::from(self.0) * u64::from(length)) >> 32) as u32
     }
 
-    /// Its lowest eight bits, which [`FlowHash::reduce`] looks at last.
+    /// Its lowest eight bits, on which [`FlowHash::reduce`] depends least.
     #[inline(always)]
     pub const fn low_byte(self) -> u8 {
         self.0 as u8
     }
 
-    /// All of it.
+    /// All of its bits.
     #[inline(always)]
     pub const fn bits(self) -> u32 {
         self.0
     }
 
-    /// That of its bits.
+    /// From its bits.
     #[inline(always)]
     pub const fn from_bits(bits: u32) -> Self {
         Self(bits)
@@ -85,7 +84,7 @@ impl FlowHash {
     }
 }
 
-/// A bijection of 32 bits that spreads each bit over all: the finaliser of MurmurHash3.
+/// A bijection of 32 bits in which each bit affects all others: the finaliser of MurmurHash3.
 #[inline(always)]
 fn mix(mut h: u32) -> u32 {
     h ^= h >> 16;
@@ -133,7 +132,7 @@ mod tests {
                 hits[hash(&KEY, 0xcb00_7100 + client, 20_000 + port).reduce(PLACES) as usize] += 1;
             }
         }
-        // 1,000 expected in each place, standard deviation 32: five of them either way.
+        // 1,000 are expected in each place, with a standard deviation of 32: five of them in either direction.
         assert!(hits.iter().all(|hits| (840..1160).contains(hits)), "{hits:?}");
     }
 

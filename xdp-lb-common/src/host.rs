@@ -42,12 +42,12 @@ impl Buffer {
         Self { bytes: bytes.to_vec(), ingress, headroom: 256 }
     }
 
-    /// The same by a driver that leaves no headroom.
+    /// The same, from a driver without headroom.
     pub fn without_headroom(bytes: &[u8], ingress: u32) -> Self {
         Self { headroom: 0, ..Self::new(bytes, ingress) }
     }
 
-    /// The frame as it stands.
+    /// The frame's current bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
@@ -57,16 +57,16 @@ impl Buffer {
 pub struct HostBackend {
     /// The settings.
     pub settings: decap::Settings,
-    /// The addresses that tunnelled packets are for.
+    /// The addresses whose tunnelled packets are for this host.
     pub local: BTreeSet<Address>,
-    /// Allowed sources: addresses, and the length of their prefix in 128 bits.
+    /// Allowed sources: addresses, and their prefix length in 128 bits.
     pub allowed: Vec<(Address, u8)>,
-    /// How many packets had each outcome.
+    /// The number of packets per outcome.
     pub outcomes: RefCell<[u64; decap::OUTCOMES as usize]>,
 }
 
 impl HostBackend {
-    /// One without addresses.
+    /// A backend without addresses.
     pub fn new(settings: decap::Settings) -> Self {
         let outcomes = RefCell::new([0; decap::OUTCOMES as usize]);
         Self { settings, local: BTreeSet::new(), allowed: Vec::new(), outcomes }
@@ -158,7 +158,7 @@ pub struct HostTables {
     pub checks: HashMap<FlowKey, Check>,
     /// `QUIC_SERVERS`.
     pub quic_servers: BTreeMap<ServerKey, BackendIndex>,
-    /// `SOURCES`, by the prefix's first address and how many bits of that count.
+    /// `SOURCES`, by the prefix's first address and length.
     pub sources: BTreeMap<(SourceKey, u8), SourceVerdict>,
     /// `SERVICE_FLOWS`.
     pub service_flows: RefCell<BTreeMap<ServiceIndex, i64>>,
@@ -200,7 +200,7 @@ impl HostTables {
         Self::with_buckets(settings, BUCKETS)
     }
 
-    /// The same with a flow table of so many buckets.
+    /// The same with this number of buckets in the flow table.
     pub fn with_buckets(settings: Settings, buckets: u32) -> Self {
         Self {
             now: 1000,
@@ -256,7 +256,7 @@ impl OwnMacs for HostTables {
     }
 }
 
-/// Space for so many flows that no test fills it by accident.
+/// Room for so many flows that no test fills it by accident.
 const BUCKETS: u32 = 1024;
 
 impl Tables for HostTables {
@@ -272,7 +272,7 @@ impl Tables for HostTables {
     }
 
     fn roles(&self, address: &Address) -> u8 {
-        // Addresses collide here in the same way as in the kernel's table.
+        // Addresses collide here like in the kernel's table.
         let place = Place::of(address);
         let holds = |endpoint: &Endpoint| Place::of(&endpoint.address) == place;
         let vip = if self.services.keys().any(holds) { VIP } else { 0 };

@@ -1,7 +1,7 @@
 //! Addresses, ports and protocols as on the wire: types for values in network order.
 //!
-//! Each is as wide in memory as on the wire and aligned like the machine word that holds it, so that
-//! the datapath reads and compares it in one instruction.
+//! Each has the same size in memory as on the wire, and the alignment of the machine word of that size, so that the datapath
+//! reads and compares it in one instruction.
 
 use core::fmt;
 use core::hash::{Hash, Hasher};
@@ -19,7 +19,7 @@ use crate::layout::{Layout, key, plain};
 pub struct Be16(u16);
 
 impl Be16 {
-    /// The number (given in host order) in network order.
+    /// From the number in host order.
     #[inline(always)]
     pub const fn new(number: u16) -> Self {
         Self(number.to_be())
@@ -31,13 +31,13 @@ impl Be16 {
         u16::from_be(self.0)
     }
 
-    /// The machine word of its bytes, in native order.
+    /// Its bytes as a machine word.
     #[inline(always)]
     pub const fn word(self) -> u16 {
         self.0
     }
 
-    /// The number whose bytes make this machine word.
+    /// From its bytes as a machine word.
     #[inline(always)]
     pub const fn from_word(word: u16) -> Self {
         Self(word)
@@ -58,7 +58,7 @@ impl fmt::Debug for Be16 {
 pub struct Be32(u32);
 
 impl Be32 {
-    /// The number (given in host order) in network order.
+    /// From the number in host order.
     #[inline(always)]
     pub const fn new(number: u32) -> Self {
         Self(number.to_be())
@@ -70,13 +70,13 @@ impl Be32 {
         u32::from_be(self.0)
     }
 
-    /// The machine word of its bytes, in native order.
+    /// Its bytes as a machine word.
     #[inline(always)]
     pub const fn word(self) -> u32 {
         self.0
     }
 
-    /// The number whose bytes make this machine word.
+    /// From its bytes as a machine word.
     #[inline(always)]
     pub const fn from_word(word: u32) -> Self {
         Self(word)
@@ -89,8 +89,8 @@ impl fmt::Debug for Be32 {
     }
 }
 
-/// An IPv4 or IPv6 address in 16 bytes, network order; IPv4 is held IPv4-mapped (`::ffff:a.b.c.d`,
-/// RFC 4291 section 2.5.5.2), so that one table serves both families.
+/// An IPv4 or IPv6 address in 16 bytes, in network order. IPv4 addresses are IPv4-mapped (`::ffff:a.b.c.d`, RFC 4291 section
+/// 2.5.5.2), so that one table serves both families.
 #[derive(Clone, Copy, Eq, PartialOrd, Ord, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(transparent)]
 pub struct Address(pub [Be32; 4]);
@@ -114,26 +114,26 @@ impl Hash for Address {
 }
 
 impl Address {
-    /// An IPv4 header's address.
+    /// From an IPv4 header.
     #[inline(always)]
     pub const fn v4(address: Be32) -> Self {
         Self([Be32::new(0), Be32::new(0), Be32::new(0xffff), address])
     }
 
-    /// An IPv6 header's address.
+    /// From an IPv6 header.
     #[inline(always)]
     pub const fn v6(address: [Be32; 4]) -> Self {
         Self(address)
     }
 
-    /// The last 32 bits: the whole address where it is an IPv4 one.
+    /// The last 32 bits: the whole address if it is IPv4.
     #[inline(always)]
     pub const fn last(&self) -> Be32 {
         self.0[3]
     }
 
-    /// Whether a packet from here may be answered: neither multicast, broadcast nor unspecified
-    /// (RFC 1122 section 3.2.2, RFC 4443 section 2.4 (e)).
+    /// Whether a packet from this address may be answered: it is not multicast, broadcast or unspecified (RFC 1122 section 3.2.2,
+    /// RFC 4443 section 2.4 (e)).
     #[inline(always)]
     pub fn is_one_host(&self) -> bool {
         if self.is_v4() {
@@ -159,7 +159,7 @@ impl Address {
         }
     }
 
-    /// The address with all but its first `bits` bits 0.
+    /// The address with all but its first `bits` bits zeroed.
     #[inline(always)]
     pub fn first_bits(&self, bits: u8) -> Self {
         let [a, b, c, d] = self.0;
@@ -170,14 +170,14 @@ impl Address {
         Self([mask(a.get(), 0), mask(b.get(), 1), mask(c.get(), 2), mask(d.get(), 3)])
     }
 
-    /// The machine words of its two halves, for hashes.
+    /// Its two halves as machine words, for hashes.
     #[inline(always)]
     pub const fn words(&self) -> [u64; 2] {
         let [a, b, c, d] = self.0;
         [(a.0 as u64) << 32 | b.0 as u64, (c.0 as u64) << 32 | d.0 as u64]
     }
 
-    /// The address of these two halves.
+    /// From these two halves.
     #[inline(always)]
     pub const fn from_words([first, second]: [u64; 2]) -> Self {
         Self([
@@ -230,25 +230,25 @@ impl fmt::Debug for Address {
 pub struct Port(Be16);
 
 impl Port {
-    /// The port of this number (host order).
+    /// From its number in host order.
     #[inline(always)]
     pub const fn new(number: u16) -> Self {
         Self(Be16::new(number))
     }
 
-    /// The number (host order).
+    /// Its number in host order.
     #[inline(always)]
     pub const fn get(self) -> u16 {
         self.0.get()
     }
 
-    /// The machine word that its two bytes make.
+    /// Its two bytes as a machine word.
     #[inline(always)]
     pub const fn word(self) -> u16 {
         self.0.word()
     }
 
-    /// The port whose two bytes make this machine word.
+    /// From its two bytes as a machine word.
     #[inline(always)]
     pub const fn from_word(word: u16) -> Self {
         Self(Be16::from_word(word))
@@ -292,7 +292,7 @@ impl Protocol {
 pub struct MacAddress([Be16; 3]);
 
 impl MacAddress {
-    /// The address of these bytes.
+    /// From its bytes.
     #[inline(always)]
     pub const fn new([a, b, c, d, e, f]: [u8; 6]) -> Self {
         Self([
@@ -302,7 +302,7 @@ impl MacAddress {
         ])
     }
 
-    /// The bytes of the address.
+    /// Its bytes.
     pub const fn octets(self) -> [u8; 6] {
         let [[a, b], [c, d], [e, f]] =
             [self.0[0].0.to_ne_bytes(), self.0[1].0.to_ne_bytes(), self.0[2].0.to_ne_bytes()];
@@ -330,8 +330,8 @@ impl fmt::Display for MacAddress {
 }
 
 key! {
-    /// One end of a service or of a backend: address, port and protocol; the key of the tables that
-    /// know a service by its VIP, and a backend by its own address.
+    /// An endpoint of a service or a backend: address, port and protocol. It is the key of the tables of services (by VIP) and
+    /// backends (by their own address).
     pub struct Endpoint {
         /// The address.
         pub address: Address,
@@ -345,35 +345,35 @@ key! {
 }
 
 impl Endpoint {
-    /// The endpoint of these three.
+    /// From its parts.
     #[inline(always)]
     pub const fn new(address: Address, port: Port, protocol: Protocol) -> Self {
         Self { address, port, protocol, is_range: 0 }
     }
 
-    /// The key of the service on the range of ports that starts with this port; never an endpoint of a packet.
+    /// The key of the service on the port range that starts with this port. Never an endpoint of a packet.
     #[inline(always)]
     pub const fn range(self) -> Self {
         Self { is_range: 1, ..self }
     }
 
-    /// The same with another port: 0 stands for all of an address's ports.
+    /// The same with another port. 0 means all ports of an address.
     #[inline(always)]
     pub const fn with_port(self, port: Port) -> Self {
         Self { port, ..self }
     }
 
-    /// Whether it is the key of a service on a range of ports.
+    /// Whether it is the key of a service on a port range.
     pub const fn is_range(&self) -> bool {
         self.is_range != 0
     }
 
-    /// The endpoint of a socket address.
+    /// From a socket address.
     pub fn from_socket(socket: SocketAddr, protocol: Protocol) -> Self {
         Self::new(socket.ip().into(), Port::new(socket.port()), protocol)
     }
 
-    /// Its machine words, for hashes: those of the address, and the rest.
+    /// Its machine words, for hashes: those of the address, then the rest.
     #[inline(always)]
     pub const fn words(&self) -> [u64; 3] {
         let [high, low] = self.address.words();
@@ -381,7 +381,7 @@ impl Endpoint {
         [high, low, rest]
     }
 
-    /// Whether this is the other one; without a branch for each field, as for addresses.
+    /// Whether both are equal. Without a branch for each field, like for addresses.
     #[inline(always)]
     pub fn is(&self, other: &Self) -> bool {
         let rest = |endpoint: &Self| endpoint.words()[2];

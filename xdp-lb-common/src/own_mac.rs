@@ -8,17 +8,17 @@ use crate::layout::plain;
 use crate::net::MacAddress;
 use crate::packet::Packet;
 
-/// How many 64-bit words the table has. With a quarter of them in use, every entry practically always finds a place.
+/// The size of the table in 64-bit words. With a quarter of them in use, practically every entry finds a place.
 pub const WORDS: u32 = 4096;
 
-/// How many adjacent places an entry may have.
+/// The number of adjacent places that an entry may have.
 pub const PROBES: u32 = 8;
 
 plain! {
     /// A MAC that this host owns on an interface or above it (VLAN, macvlan, bridge, bond), as one word of the table.
     ///
-    /// Bits 0 to 15 the lower half of the interface's index, the others the MAC, its first byte lowest. Two interfaces whose
-    /// indices differ by a multiple of 65,536 share their MACs.
+    /// Bits 0 to 15 are the lower half of the interface's index, the others the MAC, with its first byte lowest. Two interfaces
+    /// whose indices differ by a multiple of 65,536 share their MACs.
     #[repr(transparent)]
     pub struct OwnMac(u64);
 }
@@ -30,24 +30,24 @@ impl OwnMac {
         Self::of(u64::from_le_bytes([a, b, c, d, e, f, 0, 0]), ifindex)
     }
 
-    /// That of a frame which begins with these eight bytes, little-endian.
+    /// For a frame that begins with these eight bytes, little-endian.
     #[inline(always)]
     const fn of(first_bytes: u64, ifindex: u32) -> Self {
         Self(first_bytes << 16 | (ifindex & 0xffff) as u64)
     }
 
-    /// The entry of a table's word; 0: none.
+    /// From a word of the table; 0: none.
     pub const fn from_bits(bits: u64) -> Self {
         Self(bits)
     }
 
-    /// The word as the table holds it.
+    /// As a word of the table.
     #[inline(always)]
     pub const fn to_bits(self) -> u64 {
         self.0
     }
 
-    /// Where it may be: the first place, and those behind it by numbers below [`PROBES`].
+    /// Its possible places: the first one, and those after it for numbers below [`PROBES`].
     #[inline(always)]
     pub const fn place(self, probe: u32) -> u32 {
         let hash = self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - WORDS.ilog2());
@@ -57,16 +57,16 @@ impl OwnMac {
 
 /// The table's words, in the kernel or on the host.
 pub trait OwnMacs {
-    /// The word at this place below [`WORDS`]; 0 where there is none.
+    /// The word at this place below [`WORDS`]; 0 if there is none.
     fn own_mac(&self, place: u32) -> u64;
 }
 
-/// How many entries stand in the settings, too: those of two interfaces, each with a VRRP router's MAC.
+/// The number of entries that are also in the settings: enough for two interfaces, each with a VRRP router's MAC.
 pub const IN_SETTINGS: usize = 4;
 
 /// A quick check whether a frame is addressed to this host. If it fails, [`is_for_this_host`] decides.
 ///
-/// Those of most hosts are all `likely`, which stand in the settings: the packet needs those anyway.
+/// On most hosts, all MACs are in `likely`, a part of the settings, which the packet needs anyway.
 #[inline(always)]
 pub fn is_surely_for_this_host<P: Packet, T: OwnMacs>(
     packet: &P,
@@ -79,7 +79,7 @@ pub fn is_surely_for_this_host<P: Packet, T: OwnMacs>(
 
 /// Whether a unicast frame is addressed to this host.
 ///
-/// Not inlined in the kernel: the verifier would follow the code after it once for each place.
+/// Not inlined: the verifier would follow the code after it once for each place.
 #[inline(never)]
 pub fn is_for_this_host<P: Packet, T: OwnMacs>(packet: &P, tables: &T) -> bool {
     let Some(mac) = destination(packet) else { return false };

@@ -4,8 +4,7 @@ use crate::hash::FlowHash;
 use crate::layout::Layout;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// What the datapath sends itself instead of a packet. Each kind has its own limits, so that one does not use up those of
-/// another.
+/// The answers that the datapath sends instead of a packet. Each kind has its own limits, independent of the others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum Answer {
@@ -22,7 +21,7 @@ pub enum Answer {
 /// The number of kinds: the size of the table of their buckets.
 pub const ANSWERS: u32 = 4;
 
-/// How often one kind of answer is sent by each CPU.
+/// The limits of one kind of answer, for each CPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
     /// The rate per second, to all destinations.
@@ -36,8 +35,7 @@ pub struct Limits {
 }
 
 impl Answer {
-    /// Its limits. A host needs few ICMP errors, but one reset for each connection, and many clients may share the address of a
-    /// proxy.
+    /// Its limits. A host needs few ICMP errors, but one reset for each connection, and many clients may share a proxy's address.
     #[inline(always)]
     pub const fn limits(self) -> Limits {
         match self {
@@ -51,7 +49,7 @@ impl Answer {
     }
 }
 
-/// The number of buckets, by a destination's hash, of each kind of answer: a power of two.
+/// The number of buckets for each kind of answer, by a destination's hash: a power of two.
 pub const DESTINATIONS: usize = 1024;
 
 /// The limits of one kind of answer on one CPU: a bucket for all destinations, and one for each hash of a destination.
@@ -71,8 +69,8 @@ impl Default for Buckets {
 }
 
 impl Buckets {
-    /// Takes a token from the destination's bucket and one from that of all, if both have one. What is refused to one destination
-    /// costs the others nothing. `now`: nanoseconds of a monotonic clock.
+    /// Takes a token from the destination's bucket and one from the common bucket, if both have one. A refusal for one
+    /// destination costs the others nothing. `now`: nanoseconds of a monotonic clock.
     #[inline(always)]
     pub fn take(&mut self, answer: Answer, destination: FlowHash, now: u64) -> bool {
         let limits = answer.limits();
@@ -87,9 +85,9 @@ const SECOND: u64 = 1_000_000_000;
 
 /// Takes a token from a bucket if it has one, and returns when the bucket is full again.
 ///
-/// A bucket is one number, the time at which it is full (the "theoretical arrival time" of the generic cell rate
-/// algorithm, ITU-T I.371 annex A). `now` is the time of a monotonic clock; a token is added each `interval` of its units, and
-/// the bucket holds `at_once`.
+/// A bucket is a single number, the time at which it is full (the "theoretical arrival time" of the generic cell rate algorithm,
+/// ITU-T I.371 annex A). `now` is the time of a monotonic clock. A token is added each `interval`, in its units, and the bucket
+/// holds at most `at_once`.
 #[inline(always)]
 pub fn take(full_at: u64, now: u64, interval: u64, at_once: u64) -> Option<u64> {
     let full_at = if full_at > now { full_at } else { now };
@@ -134,7 +132,7 @@ mod tests {
         FlowHash::of_client(&keys, &Address::v4(Be32::new(number)), 128)
     }
 
-    /// How many of so many answers are sent, to destinations in turn.
+    /// The number of answers sent out of this many tries, to destinations in turn.
     fn sent(buckets: &mut Buckets, tries: u32, destinations: u32, now: u64) -> u64 {
         let sent =
             (0..tries).filter(|place| buckets.take(Answer::TooBig, destination(place % destinations), now));

@@ -18,12 +18,12 @@ macro_rules! reasons {
                 match self { $(Reason::$variant => $name,)* }
             }
 
-            /// What it means, and what an operator can do about it.
+            /// An explanation, and what an operator can do about it.
             pub const fn words(self) -> &'static str {
                 match self { $(Reason::$variant => $words,)* }
             }
 
-            /// What happens to such a packet.
+            /// What happens to the packet.
             pub const fn kind(self) -> Kind {
                 match self { $(Reason::$variant => Kind::$kind,)* }
             }
@@ -34,7 +34,7 @@ macro_rules! reasons {
 /// What happens to a packet that is not forwarded.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Kind {
-    /// The host's network stack gets it unchanged.
+    /// It is passed to the host's network stack unchanged.
     Pass,
     /// It is dropped.
     Drop,
@@ -166,8 +166,8 @@ reasons! {
 /// The number of reasons.
 pub const REASONS: u32 = Reason::ALL.len() as u32;
 
-/// The number of counters. There are counters to spare, so that builds with more or fewer reasons share one table, which keeps
-/// its counts. A reason keeps its number for good. The last ones are of [evictions](crate::flow_table::memory::Eviction).
+/// The number of counters. Some are spare, so that builds with more or fewer reasons share one table, which keeps its counts. A
+/// reason never changes its number. The last ones are of [evictions](crate::flow_table::memory::Eviction).
 pub const COUNTED_REASONS: u32 = 256;
 
 const _: () = assert!(REASONS <= COUNTED_REASONS);

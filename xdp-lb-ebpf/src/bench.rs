@@ -1,5 +1,5 @@
-//! Programs for `cargo xtask bench`. `BPF_PROG_TEST_RUN` hands each round what the last one left, so its
-//! programs put the packet back, as one of many flows.
+//! Programs for `cargo xtask bench`. `BPF_PROG_TEST_RUN` passes each round the packet that the previous one left, so these
+//! programs restore the packet, as one of many flows.
 
 use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::helpers::bpf_redirect;
@@ -14,16 +14,16 @@ use crate::packet::Frame;
 
 #[map]
 static BENCH_PLAN: Array<Plan> = Array::with_max_entries(1, 0);
-/// Packets that were put back.
+/// The number of restored packets.
 #[map]
 static BENCH_ROUNDS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
-/// Packets that arrived.
+/// The number of packets that arrived.
 #[map]
 static BENCH_SUNK: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static BENCH_PROGRAM: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
-/// The least that a program can do which sends a packet back: swaps the Ethernet addresses.
+/// The minimal program that sends a packet back: swaps the Ethernet addresses.
 #[xdp]
 pub fn xdp_floor(context: XdpContext) -> u32 {
     let mut frame = Frame::new(&context);
@@ -39,19 +39,19 @@ pub fn xdp_floor(context: XdpContext) -> u32 {
     }
 }
 
-/// Puts the plan's packet in place, as the next of its flows, and calls the program under test.
+/// Restores the plan's packet as that of its next flow, and calls the program under test.
 #[xdp]
 pub fn xdp_bench(context: XdpContext) -> u32 {
     let Some(plan) = BENCH_PLAN.get(0) else { return xdp_action::XDP_ABORTED };
     if put_back(&context, plan).is_none() {
         return xdp_action::XDP_ABORTED;
     }
-    // SAFETY: the context is this program's own; where the slot is empty the call returns.
+    // SAFETY: the context is this program's own. If the slot is empty, the call returns.
     unsafe { BENCH_PROGRAM.tail_call(&context, 0) };
     xdp_action::XDP_ABORTED
 }
 
-/// Puts the plan's packet in place, as the next of its flows, and sends it through the plan's interface.
+/// Restores the plan's packet as that of its next flow, and sends it through the plan's interface.
 #[xdp]
 pub fn xdp_generate(context: XdpContext) -> u32 {
     let Some(plan) = BENCH_PLAN.get(0) else { return xdp_action::XDP_ABORTED };
@@ -61,7 +61,7 @@ pub fn xdp_generate(context: XdpContext) -> u32 {
     }
 }
 
-/// The least that a program can do which sends a packet on: gives it the plan's Ethernet addresses.
+/// The minimal program that forwards a packet: writes the plan's Ethernet addresses.
 #[xdp]
 pub fn xdp_bare(context: XdpContext) -> u32 {
     let Some(plan) = BENCH_PLAN.get(0) else { return xdp_action::XDP_ABORTED };
@@ -74,14 +74,14 @@ pub fn xdp_bare(context: XdpContext) -> u32 {
     }
 }
 
-/// Counts packets, and drops them.
+/// Counts and drops packets.
 #[xdp]
 pub fn xdp_sink(_: XdpContext) -> u32 {
     next(&BENCH_SUNK);
     xdp_action::XDP_DROP
 }
 
-/// The next number; 0 where there is none.
+/// The next number. 0 if there is none.
 #[inline(always)]
 fn next(counter: &PerCpuArray<u64>) -> u64 {
     let Some(count) = counter.get_ptr_mut(0) else { return 0 };
@@ -95,7 +95,7 @@ fn next(counter: &PerCpuArray<u64>) -> u64 {
 #[inline(always)]
 fn put_back(context: &XdpContext, plan: &Plan) -> Option<()> {
     let mut frame = Frame::new(context);
-    // What the last round put before the packet goes.
+    // Removes what the last round added before the packet.
     if frame.length() != plan.length as usize {
         frame.move_head(frame.length() as i32 - plan.length as i32)?;
     }
@@ -116,6 +116,6 @@ fn put_back(context: &XdpContext, plan: &Plan) -> Option<()> {
 
 #[inline(always)]
 fn redirect(ifindex: u32) -> u32 {
-    // SAFETY: the helper takes two numbers; it refuses an index that does not exist.
+    // SAFETY: the helper takes two numbers, and refuses an index that does not exist.
     unsafe { bpf_redirect(ifindex, 0) as u32 }
 }

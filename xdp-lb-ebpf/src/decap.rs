@@ -1,4 +1,4 @@
-//! The program of a backend, which takes the outer packet off what a load balancer sent it.
+//! A backend's program, which decapsulates packets from a load balancer.
 
 use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::macros::{map, xdp};
@@ -38,7 +38,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn is_local(&self, address: &Address) -> bool {
-        // SAFETY: the value is not looked at.
+        // SAFETY: the value is not read.
         unsafe { DECAP_LOCAL.get(address) }.is_some()
     }
 

@@ -16,24 +16,24 @@ use xdp_lb_common::tables::flow::Direction;
 
 use crate::maps::{FLOW_LINES, FLOW_LOCKS, FLOW_PORTS, FLOW_TAGS, REASON_COUNTERS, SETTINGS};
 
-/// The table.
+/// The flow table.
 pub struct FlowTable;
 
-/// Finds the record of the flow that the room names: a [`Found`].
+/// Finds the record of the flow in the room. Returns a [`Found`].
 ///
-/// These are global functions (5.6; with pointers, 5.12), which the verifier looks at by themselves, once, with any room
-/// that there may be. Others it would follow anew from each place and each state in which they are called.
+/// These are global functions (5.6; with pointers, 5.12): the verifier checks each of them once, for any room. It would check
+/// others again for each caller and each state.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn xdp_lb_find_flow(room: *mut Room) -> u32 {
-    // SAFETY: the verifier lets no caller pass anything but a room of its own, or null.
+    // SAFETY: the verifier only accepts callers that pass a room of their own, or null.
     match (unsafe { room.as_mut() }, SETTINGS.get(0)) {
         (Some(room), Some(settings)) => find::find(&FlowTable, settings, room) as u32,
         _ => Found::Nothing as u32,
     }
 }
 
-/// Finds the record of the flow whose backend has sent what the room names: a [`Found`].
+/// Finds the record of the flow to which the backend's packet in the room belongs. Returns a [`Found`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn xdp_lb_find_flow_of_reply(room: *mut Room) -> u32 {
@@ -44,7 +44,7 @@ pub extern "C" fn xdp_lb_find_flow_of_reply(room: *mut Room) -> u32 {
     }
 }
 
-/// Records the flow that the room names, in a [`Manner`]: a [`Begun`].
+/// Records the flow in the room, in a [`Manner`]. Returns a [`Begun`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn xdp_lb_begin_flow(room: *mut Room, manner: u32) -> u32 {
@@ -209,7 +209,7 @@ impl Memory for FlowTable {
     #[inline(always)]
     fn note_reach(&self, number: u32) {
         if let Some(settings) = SETTINGS.get_ptr_mut(0) {
-            // SAFETY: an aligned word, which is written as a whole.
+            // SAFETY: an aligned word, which is written atomically.
             unsafe { (&raw mut (*settings).flow_reach).write_volatile(number) };
         }
     }
@@ -226,7 +226,7 @@ impl Memory for FlowTable {
     #[allow(clippy::pointers_in_nomem_asm_block, reason = "the pointer is computed with, not followed")]
     fn after(line: &Line<SharedWord>, loaded: u64) -> &Line<SharedWord> {
         let mut line = core::ptr::from_ref(line);
-        // SAFETY: the pointer stays what it was. The processor does not know that before `loaded` is there.
+        // SAFETY: the pointer does not change. The processor does not know that before `loaded` has been loaded.
         unsafe {
             asm!("{loaded} &= 0", "{line} += {loaded}", line = inout(reg) line, loaded = inout(reg) loaded => _,
                  options(pure, nomem, nostack));
@@ -306,19 +306,19 @@ impl Steps for FlowTable {
 #[repr(transparent)]
 pub struct SharedWord(UnsafeCell<u64>);
 
-/// What lies at this place of the flow table, as words that others change meanwhile.
+/// A part of the flow table as words, which others may change.
 #[inline(always)]
 fn shared<T, S>(place: *mut T) -> &'static S {
     const { assert!(size_of::<T>() == size_of::<S>()) };
-    // SAFETY: a map's values are there as long as the program runs, are aligned for words, and are of words; the result's
-    // type lets others change them.
+    // SAFETY: a map's values exist as long as the program runs, are aligned for words, and consist of words. The result's type
+    // allows others to change them.
     unsafe { &*place.cast() }
 }
 
 impl Word for SharedWord {
     #[inline(always)]
     fn load(&self) -> u64 {
-        // SAFETY: the cell is aligned and valid. Volatile: one instruction, as the kernel's own READ_ONCE relies on.
+        // SAFETY: the cell is aligned and valid. Volatile: one instruction, on which the kernel's own READ_ONCE also relies.
         unsafe { self.0.get().read_volatile() }
     }
 
@@ -331,14 +331,14 @@ impl Word for SharedWord {
     #[inline(always)]
     fn replace(&self, old: u64, new: u64) -> bool {
         let seen: u64;
-        // SAFETY: the instruction (5.12) exchanges an aligned word of a map, and does nothing else. The standard library has no
-        // such operation for a machine that it knows no compare-and-swap of.
+        // SAFETY: the instruction (5.12) exchanges an aligned word of a map, and does nothing else. The standard library lacks
+        // this operation for targets without known compare-and-exchange support.
         #[cfg(target_arch = "bpf")]
         unsafe {
             asm!("r0 = cmpxchg_64({place} + 0, r0, {new})", place = in(reg) self.0.get(), new = in(reg) new,
                  inout("r0") old => seen, options(nostack));
         }
-        // Clippy looks at this as if it were built for the host, which has no such register.
+        // Clippy checks this as if built for the host, which has no such register.
         #[cfg(not(target_arch = "bpf"))]
         {
             seen = self.load() ^ new;
@@ -348,7 +348,7 @@ impl Word for SharedWord {
 
     #[inline(always)]
     fn add(&self, by: u64) {
-        // SAFETY: as for `replace`. Fetched, since without that it is not a barrier on arm64.
+        // SAFETY: as for `replace`. With fetch: otherwise it is not a barrier on arm64.
         unsafe {
             asm!("{by} = atomic_fetch_add((u64 *)({place} + 0), {by})", place = in(reg) self.0.get(),
                  by = inout(reg) by => _, options(nostack));

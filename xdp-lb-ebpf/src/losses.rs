@@ -1,5 +1,5 @@
-//! Counts packets that the kernel drops after the program's verdict. The kernel calls this only where it does so: the tracepoints
-//! of failed redirects and transmits (include/trace/events/xdp.h). A packet that goes well pays nothing.
+//! Counts packets that the kernel drops after the program's verdict. These programs only run at such drops: at the tracepoints of
+//! failed redirects and transmits (include/trace/events/xdp.h). A packet that is not dropped costs nothing.
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::bpf_probe_read_kernel;
@@ -12,7 +12,7 @@ use crate::maps::{LOSSES, REASON_COUNTERS, WATCHED};
 use crate::tables::add;
 
 /// `TP_PROTO(const struct net_device *dev, const struct bpf_prog *xdp, const void *tgt, int err, enum bpf_map_type map_type, u32
-/// map_id, u32 index)`; of a redirect without a map, the index is the interface's (5.13).
+/// map_id, u32 index)`. For a redirect without a map, the index is the interface's (5.13).
 #[raw_tracepoint(tracepoint = "xdp_redirect_err")]
 pub fn xdp_lost_redirect(context: RawTracePointContext) -> u32 {
     if let Some(watched) = WATCHED.get(0)
@@ -26,11 +26,11 @@ pub fn xdp_lost_redirect(context: RawTracePointContext) -> u32 {
     0
 }
 
-/// `TP_PROTO(const struct net_device *dev, const struct bpf_prog *xdp, u32 act)`: the verdict could not be carried out.
+/// `TP_PROTO(const struct net_device *dev, const struct bpf_prog *xdp, u32 act)`: the verdict failed.
 #[raw_tracepoint(tracepoint = "xdp_exception")]
 pub fn xdp_lost_otherwise(context: RawTracePointContext) -> u32 {
     let action: u32 = context.arg(2);
-    // What drivers say here of a redirect, the other tracepoint has said before.
+    // For a redirect, drivers call this after the other tracepoint has already been called.
     if action != REDIRECT
         && let Some(watched) = WATCHED.get(0)
         && is_watched(watched, context.arg(1))
@@ -49,26 +49,26 @@ fn is_watched(watched: &Watched, program: u64) -> bool {
     id.is_some_and(|id| id != 0 && watched.programs.contains(&id))
 }
 
-/// What the kernel has so many bytes behind this address.
+/// The value in kernel memory at this offset from the address.
 #[inline(always)]
 fn read<T>(address: u64, offset: u32) -> Option<T> {
-    // SAFETY: the helper reads kernel memory, and fails where there is none. Only numbers are read.
+    // SAFETY: the helper reads kernel memory, and fails at invalid addresses. Only numbers are read.
     unsafe { bpf_probe_read_kernel((address + u64::from(offset)) as *const T) }.ok()
 }
 
 #[inline(always)]
 fn count(reason: Reason, key: LossKey) {
     if let Some(counter) = REASON_COUNTERS.get_ptr_mut(reason as u32) {
-        // SAFETY: each CPU has its own, and programs of a CPU count one after the other, but for what this may interrupt: a packet
-        // more or less.
+        // SAFETY: each CPU has its own, and programs of a CPU count one after the other. If this interrupts one of them, a packet
+        // may be miscounted.
         unsafe { *counter += 1 };
     }
     if LOSSES.get_ptr_mut(key).is_none() {
-        // Where another CPU is first, or there is no room, the next look finds that.
+        // If another CPU is faster, or there is no room, the next lookup shows that.
         let _ = LOSSES.insert(key, 0, u64::from(BPF_NOEXIST));
     }
     if let Some(counter) = LOSSES.get_ptr_mut(key) {
-        // SAFETY: it is the word of an entry.
+        // SAFETY: it is the aligned word of an entry.
         unsafe { add(counter.cast(), 1) };
     }
 }

@@ -1,5 +1,5 @@
-//! The kernel shell: the program's entry, the maps, and packet access through an XDP context.
-//! What happens to a packet is [`xdp_lb_common::process`]'s to say.
+//! The kernel side: the program's entry, the maps, and packet access through an XDP context. The packet processing itself is in
+//! [`xdp_lb_common::process`].
 #![allow(unsafe_code, reason = "helpers and packets are the kernel's")]
 #![no_std]
 #![no_main]
@@ -42,7 +42,7 @@ pub fn xdp_lb(context: XdpContext) -> u32 {
     action(verdict)
 }
 
-/// The checks' way out: on the host's end of the veth pair at whose other end the sockets of checks are that go to VIPs.
+/// The program of health checks through VIPs, on the host's end of the veth pair at whose other end the checks' sockets are.
 #[xdp]
 pub fn xdp_check(context: XdpContext) -> u32 {
     let Some(scratch) = scratch() else { return xdp_action::XDP_DROP };
@@ -66,12 +66,12 @@ fn action(verdict: Verdict) -> u32 {
         Verdict::Pass(_) => xdp_action::XDP_PASS,
         Verdict::Drop(_) => xdp_action::XDP_DROP,
         Verdict::Transmit => xdp_action::XDP_TX,
-        // SAFETY: the helper takes two numbers; it refuses an index that does not exist.
+        // SAFETY: the helper takes two numbers, and refuses an index that does not exist.
         Verdict::Redirect(ifindex) => unsafe { bpf_redirect(ifindex, 0) as u32 },
     }
 }
 
-/// Passes every packet: what the other end of a veth pair needs before it takes a transmitted one.
+/// Passes every packet. The other end of a veth pair needs a program to accept transmitted packets.
 #[xdp]
 pub fn xdp_pass(_: XdpContext) -> u32 {
     xdp_action::XDP_PASS
@@ -88,13 +88,13 @@ fn log(context: &XdpContext, verdict: Verdict) {
     }
 }
 
-/// No code path reaches this: the verifier would reject it.
+/// Not reachable: otherwise the verifier would reject the program.
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 
-/// The licence that the kernel is told, for the helpers that want a GPL-compatible one.
+/// The licence that is declared to the kernel, for helpers that require a GPL-compatible one.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 pub static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,4 +1,4 @@
-//! The maps: those of [`xdp_lb_common::maps`], and each CPU's own room. Their sizes are the loader's to set, from the configuration.
+//! The maps: those of [`xdp_lb_common::maps`], and memory for each CPU. The loader sets their sizes from the configuration.
 
 use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, bpf_fib_lookup as FibLookup};
 use aya_ebpf::macros::map;
@@ -22,15 +22,15 @@ use xdp_lb_common::trace::{TraceFilter, TraceLimits};
 
 use crate::followed::Followed;
 
-/// `BPF_F_MMAPABLE` (5.5): the daemon writes without a system call for each word, and the first entry
-/// begins at a page, so that one of 64 bytes is one cache line.
+/// `BPF_F_MMAPABLE` (5.5): the daemon writes without a system call for each word, and the first entry is page-aligned, so that an
+/// entry of 64 bytes is one cache line.
 const MMAPABLE: u32 = 1 << 10;
 
-/// What no other CPU reaches.
+/// A value that no other CPU accesses.
 #[repr(transparent)]
 pub struct OneCpu<T>(pub T);
 
-// SAFETY: it lies in per-CPU arrays alone.
+// SAFETY: it is only in per-CPU arrays.
 unsafe impl<T> Sync for OneCpu<T> {}
 
 macro_rules! tables {
@@ -47,6 +47,6 @@ pub static SCRATCH: PerCpuArray<OneCpu<Scratch>> = PerCpuArray::with_max_entries
 /// The packet that is followed.
 #[map]
 pub static FOLLOWED: PerCpuArray<OneCpu<Followed>> = PerCpuArray::with_max_entries(1, 0);
-/// What the routing table is asked. Its 64 bytes would be an eighth of the stack.
+/// The parameters of a route lookup. Its 64 bytes would be an eighth of the stack.
 #[map]
 pub static LOOKUP: PerCpuArray<OneCpu<FibLookup>> = PerCpuArray::with_max_entries(1, 0);

@@ -1,5 +1,5 @@
-//! The program at TC ingress: has the kernel resolve the next hops that the XDP program did not know, and send what waits for
-//! them. See [`xdp_lb_common::process::handover`].
+//! The program at TC ingress: has the kernel resolve the next hops that the XDP program did not know, and send the packets that
+//! wait for them. See [`xdp_lb_common::process::handover`].
 
 use core::ptr;
 
@@ -19,7 +19,7 @@ use crate::maps::{BACKENDS, SETTINGS};
 use crate::skb::Skb;
 use crate::tables::{FAMILY_V4, FAMILY_V6, ask, next_hop};
 
-/// Sends what the XDP program has marked. All else goes on, to other programs and to the host.
+/// Sends the packets that the XDP program has marked. Others are left to the next programs and the host.
 #[classifier]
 pub fn tc_neighbour(context: TcContext) -> i32 {
     send_marked(&context)
@@ -46,7 +46,7 @@ fn send_to_backend(context: &TcContext, index: BackendIndex) -> Option<i32> {
     let backend = BACKENDS.get(index.0)?;
     // SAFETY: the context is this program's own.
     let ingress = unsafe { (*context.skb.skb).ingress_ifindex };
-    // SAFETY: the struct is made of numbers; all zero is a valid one.
+    // SAFETY: the struct consists of numbers, and all zeroes is valid.
     let mut lookup: FibLookup = unsafe { core::mem::zeroed() };
     ask(&mut lookup, &backend.source, &backend.address, backend.port, ingress);
     // SAFETY: as above, and the length is the struct's.
@@ -56,21 +56,21 @@ fn send_to_backend(context: &TcContext, index: BackendIndex) -> Option<i32> {
         BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => {
             Some(redirect(lookup.ifindex, Some(next_hop(&lookup))))
         }
-        // This host forwards nothing: the kernel finds the next hop as for a packet of its own. One that is not to the
-        // backend's address (`dsr`) goes to a backend on the link.
+        // If this host does not forward, the kernel finds the next hop as for a packet of its own. If the packet's destination is
+        // not the backend's address (`dsr`), the backend is on the link.
         _ if is_to(&Skb::of(context), backend) => Some(redirect(backend.ifindex, None)),
         _ => Some(redirect(backend.ifindex, Some(backend.address))),
     }
 }
 
-/// Sends the packet out of this interface, to this neighbour on its link, or to the one that the routes have for it.
+/// Sends the packet by this interface, to this neighbour on its link, or to the next hop by the routes.
 #[inline(always)]
 fn redirect(ifindex: u32, neighbour: Option<Address>) -> i32 {
     let Some(address) = neighbour else {
-        // SAFETY: without parameters, their length is 0; the helper refuses an index that does not exist.
+        // SAFETY: there are no parameters, so their length is 0. The helper refuses an index that does not exist.
         return unsafe { bpf_redirect_neigh(ifindex, ptr::null_mut(), 0, 0) as i32 };
     };
-    // SAFETY: the struct is made of numbers; all zero is a valid one.
+    // SAFETY: the struct consists of numbers, and all zeroes is valid.
     let mut neighbour: Neighbour = unsafe { core::mem::zeroed() };
     if address.is_v4() {
         neighbour.nh_family = FAMILY_V4.into();

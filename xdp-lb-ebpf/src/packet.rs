@@ -6,12 +6,12 @@ use aya_ebpf::programs::XdpContext;
 use xdp_lb_common::packet::Packet;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-/// How far into a frame the program looks: farther than any header begins (an Ethernet header with two
-/// tags, IPv6, four extension headers of 2,048 bytes at the most). A mask, since the verifier wants to
-/// see a bound on every offset.
+/// The number of bytes of a frame that the program can access: more than the offset of any header (an Ethernet header with two
+/// tags, IPv6, four extension headers of at most 2,048 bytes). It is used as a mask, since the verifier needs a bound on every
+/// offset.
 const REACH: usize = 1 << 14;
 
-/// The frame that the program was called for.
+/// The frame in the program's context.
 pub struct Frame {
     /// What the program was called with.
     xdp: *mut xdp_md,
@@ -24,8 +24,8 @@ impl Frame {
         Self { xdp: context.ctx }
     }
 
-    /// The address of a `T` at this offset, which is below [`REACH`]. The context's pointers are read anew each time, since
-    /// moving the head makes older ones stale.
+    /// The address of a `T` at this offset, which is below [`REACH`]. Rereads the context's pointers each time, since moving the
+    /// head invalidates older ones.
     #[inline(always)]
     fn at<T>(&self, offset: usize) -> Option<*mut T> {
         within(self.start(), self.end(), offset)
@@ -54,7 +54,7 @@ pub fn within<T>(data: usize, end: usize, offset: usize) -> Option<*mut T> {
 impl Readable for Frame {
     #[inline(always)]
     fn start(&self) -> usize {
-        // SAFETY: the context is the one that the kernel called this program with.
+        // SAFETY: the context is the one with which the kernel called this program.
         unsafe { (*self.xdp).data as usize }
     }
 
@@ -79,16 +79,15 @@ impl Packet for Frame {
 
     #[inline(always)]
     fn read<T: FromBytes + Copy>(&self, offset: usize) -> Option<T> {
-        // SAFETY: the whole T lies inside the frame, and any bytes are a T. It may lie at an address
-        // that is not aligned for T: each load becomes one BPF instruction, which takes any address
-        // in a packet where the machine does, and elsewhere the verifier refuses the program.
+        // SAFETY: the whole T is within the frame, and any bytes are a valid T. Its address may not be aligned for T: each load
+        // becomes one BPF instruction, which accepts unaligned packet addresses if the machine does; otherwise the verifier
+        // refuses the program.
         self.at::<T>(offset).map(|value| unsafe { value.read() })
     }
 
     #[inline(always)]
     fn write<T: IntoBytes + Immutable>(&mut self, offset: usize, value: T) -> Option<()> {
-        // SAFETY: the whole T lies inside the frame, which is this program's alone to write while it
-        // runs; for the alignment see `read`.
+        // SAFETY: the whole T is within the frame, to which only this program writes while it runs. For the alignment see `read`.
         self.at::<T>(offset).map(|place| unsafe { place.write(value) })
     }
 

@@ -41,7 +41,7 @@ pub struct Maps {
 }
 
 impl Maps {
-    /// The maps, for the program that was called with this context.
+    /// The maps, for the program with this context.
     #[inline(always)]
     pub fn new(context: &impl EbpfContext) -> Self {
         Self { context: context.as_ptr() }
@@ -57,7 +57,7 @@ impl Maps {
         match answer as u32 {
             BPF_FIB_LKUP_RET_SUCCESS => {
                 let (ifindex, tags) = match self.device_below(lookup.ifindex) {
-                    // A port of a bridge has an entry, too, and may have routes of its own.
+                    // A port of a bridge also has an entry, but may have its own routes.
                     Some(device) if device.vlan != 0 => (device.parent, Tags::vlan(device.vlan as u16)),
                     _ => (lookup.ifindex, Tags::default()),
                 };
@@ -70,9 +70,9 @@ impl Maps {
             }
             BPF_FIB_LKUP_RET_NOT_FWDED => Route::Local,
             BPF_FIB_LKUP_RET_NO_NEIGH => {
-                // On success and here the kernel puts the next hop in place of the destination.
+                // On success, and here, the kernel overwrites the destination with the next hop.
                 let ifindex = lookup.ifindex;
-                // Written in the ring itself: the stack is small.
+                // Written directly in the ring, since the stack is small.
                 if let Some(mut wanted) = EVENTS.reserve::<NeighbourWanted>(0) {
                     wanted.write(NeighbourWanted { address: next_hop(lookup), ifindex });
                     wanted.submit(0);
@@ -80,7 +80,7 @@ impl Maps {
                 Route::NeighbourMissing { ifindex }
             }
             BPF_FIB_LKUP_RET_FRAG_NEEDED => {
-                // SAFETY: numbers, whichever variant of the union the kernel has filled (`mtu_result`: 5.12).
+                // SAFETY: all variants of the union are numbers (`mtu_result`: 5.12).
                 Route::TooBig { mtu: unsafe { lookup.__bindgen_anon_1.mtu_result } }
             }
             _ => Route::Unroutable,
@@ -88,9 +88,9 @@ impl Maps {
     }
 }
 
-/// Asks the routing table about packets between these, which come in by this interface. Whatever the kernel reads is written,
-/// and no more: the MACs are the answer's. The port keeps the compiler from clearing its neighbours by a call of memset, for
-/// which there is no stack left.
+/// Prepares a route lookup for packets between these addresses that arrive on this interface. Writes only what the kernel reads:
+/// the MACs are its output. Writing the port keeps the compiler from clearing adjacent fields by a call of memset, for which
+/// there is no stack left.
 #[inline(always)]
 pub fn ask(lookup: &mut FibLookup, source: &Address, destination: &Address, port: Port, ingress: u32) {
     lookup.l4_protocol = 0;
@@ -111,10 +111,10 @@ pub fn ask(lookup: &mut FibLookup, source: &Address, destination: &Address, port
     }
 }
 
-/// This CPU's room for what the routing table is asked.
+/// This CPU's parameters for route lookups.
 #[inline(always)]
 fn room_for_lookup() -> Option<&'static mut FibLookup> {
-    // SAFETY: each CPU has its own, a program is not interrupted by another of its kind, and one question follows another.
+    // SAFETY: each CPU has its own, a program is not interrupted by another of its kind, and lookups do not overlap.
     LOOKUP.get_ptr_mut(0).map(|lookup| unsafe { &mut (*lookup).0 })
 }
 
@@ -133,31 +133,31 @@ impl<R: Copy> Source<'static> for Directory<R> {
         self.words.get(place).map(read)
     }
 
-    // The daemon writes a record's place only after every program that may know it has ended.
+    // The daemon only writes a record's index after every program that may know it has ended.
     #[inline(always)]
     fn record(self, place: u32) -> Option<&'static Keyed<R>> {
         self.records.get(place)
     }
 }
 
-/// Adds to a word that other CPUs add to as well.
+/// Adds to a word to which other CPUs also add.
 ///
 /// # Safety
-/// The place is an aligned word of a map.
+/// The pointer must be to an aligned word of a map.
 #[inline(always)]
 pub unsafe fn add(place: *mut i64, by: i64) {
-    // SAFETY: as the caller says; the instruction adds to it and does nothing else. The standard library has no addition for a
-    // machine that it knows no compare-and-swap of.
+    // SAFETY: as the caller guarantees. The instruction adds to the word and does nothing else. The standard library lacks
+    // addition for targets without known compare-and-exchange support.
     unsafe {
         asm!("lock *(u64 *)({place} + 0) += {by}", place = in(reg) place, by = in(reg) by);
     }
 }
 
-/// A word that the daemon may be replacing.
+/// Reads a word that the daemon may be replacing.
 #[inline(always)]
 fn read(word: &u64) -> u64 {
-    // SAFETY: a reference is valid. Volatile, since the compiler has no atomic loads for this target, and
-    // reads a word at once.
+    // SAFETY: a reference is valid. Volatile: the compiler has no atomic loads for this target, and reads a word in one
+    // instruction.
     unsafe { core::ptr::from_ref(word).read_volatile() }
 }
 
@@ -177,7 +177,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn now(&self) -> u32 {
-        // SAFETY: the helper takes nothing and returns a number.
+        // SAFETY: the helper takes no arguments and returns a number.
         (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000) as u32
     }
 
@@ -205,8 +205,8 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn port_ranges(&self, vip: &Endpoint) -> Option<&PortRanges> {
-        // SAFETY: the value has no pointers. The daemon replaces it as a whole; should the kernel give the replaced one's
-        // room to another address while this reads it, a first port is found that no service of this address has.
+        // SAFETY: the value has no pointers. The daemon replaces it as a whole. If the kernel reuses the replaced one's memory
+        // for another address during this read, the result is a first port for which this address has no service.
         unsafe { PORT_RANGES.get(vip) }
     }
 
@@ -233,7 +233,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn sole_port(&self, address: &Address, protocol: Protocol) -> Option<Port> {
-        // SAFETY: the value has no pointers, and is one word, which the daemon writes as a whole.
+        // SAFETY: the value has no pointers, and is one word, which the daemon writes atomically.
         unsafe { VIPS.get(address) }.and_then(|ports| ports.of_protocol(protocol))
     }
 
@@ -250,14 +250,14 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn device_below(&self, ifindex: u32) -> Option<VlanDevice> {
-        // SAFETY: the value has no pointers, and is one word, which the daemon writes as a whole.
+        // SAFETY: the value has no pointers, and is one word, which the daemon writes atomically.
         unsafe { VLANS.get(ifindex) }.copied()
     }
 
     #[inline(always)]
     fn check(&self, key: &FlowKey) -> Option<&Check> {
-        // SAFETY: the value has no pointers. The daemon forgets a check some time after its last packet; should the
-        // kernel give its room to another while this reads it, one packet goes where it should not.
+        // SAFETY: the value has no pointers. The daemon removes a check some time after its last packet. If the kernel reuses its
+        // memory for another check during this read, one packet is misdirected.
         unsafe { CHECKS.get(key) }
     }
 
@@ -269,7 +269,7 @@ impl Tables for Maps {
     #[inline(always)]
     fn may_answer(&self, answer: Answer, destination: FlowHash) -> bool {
         let Some(buckets) = ANSWERS.get_ptr_mut(answer as u32) else { return false };
-        // SAFETY: the helper takes nothing and returns a number.
+        // SAFETY: the helper takes no arguments and returns a number.
         let now = unsafe { bpf_ktime_get_coarse_ns() };
         // SAFETY: each CPU has its own, and a program is not interrupted by another of its kind.
         unsafe { (*buckets).take(answer, destination, now) }
@@ -277,7 +277,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn quic_server(&self, key: &ServerKey) -> BackendIndex {
-        // SAFETY: the value is one word, which the daemon writes as a whole.
+        // SAFETY: the value is one word, which the daemon writes atomically.
         match unsafe { QUIC_SERVERS.get(key) } {
             Some(index) => BackendIndex(*index),
             None => BackendIndex(0),
@@ -294,31 +294,30 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn nanoseconds(&self) -> u64 {
-        // SAFETY: the helper takes nothing and returns a number.
+        // SAFETY: the helper takes no arguments and returns a number.
         unsafe { bpf_ktime_get_ns() }
     }
 
     #[inline(always)]
     fn bucket_full_at(&self, source: &SourceKey) -> Option<u64> {
-        // SAFETY: the value is an aligned word, which other CPUs write as a whole.
+        // SAFETY: the value is an aligned word, which other CPUs write atomically.
         SOURCE_RATES.get_ptr(source).map(|at| unsafe { at.read_volatile() })
     }
 
     #[inline(always)]
     fn set_bucket_full_at(&self, source: &SourceKey, at: u64) {
         match SOURCE_RATES.get_ptr_mut(source) {
-            // SAFETY: as above; the place may have gone to another source meanwhile, which has its next token
-            // a little later then.
+            // SAFETY: as above. If the entry has become another source's meanwhile, that one gets its next token slightly later.
             Some(place) => unsafe { place.write_volatile(at) },
-            // Without room it goes without a bucket.
+            // If there is no room, the source has no bucket.
             None => drop(SOURCE_RATES.insert(source, at, 0)),
         }
     }
 
     #[inline(always)]
     fn fragment(&self, key: &FragmentKey, into: &mut Fragment) -> Option<()> {
-        // SAFETY: the value stays readable until the program ends. The map may give an evicted value's
-        // place to another packet meanwhile; every field is valid whatever its bytes are.
+        // SAFETY: the value stays readable until the program ends. The map may reuse an evicted value's memory for another packet
+        // meanwhile, but every field is valid for any bytes.
         *into = *unsafe { FRAGMENTS.get(key) }?;
         Some(())
     }
@@ -341,22 +340,22 @@ impl Tables for Maps {
     #[inline(always)]
     fn add_flow(&self, service: ServiceIndex, backend: BackendIndex, by: i64) {
         if let Some(flows) = SERVICE_FLOWS.get_ptr_mut(service.0) {
-            // SAFETY: it is the word of an entry.
+            // SAFETY: it is the aligned word of an entry.
             unsafe { add(flows, by) };
         }
         if let Some(flows) = BACKEND_FLOWS.get_ptr_mut(backend.0) {
-            // SAFETY: it is the word of an entry.
+            // SAFETY: it is the aligned word of an entry.
             unsafe { add(flows, by) };
         }
     }
 
     #[inline(always)]
     fn router_addresses(&self, interface: &RouterInterface) -> Option<&RouterAddresses> {
-        // SAFETY: the value has no pointers; should the daemon replace it while this reads it, any bytes are addresses.
+        // SAFETY: the value has no pointers. If the daemon replaces it during this read, any bytes are addresses.
         unsafe { ROUTER_ADDRESSES.get(interface) }
     }
 
-    // A call of its own: the verifier would follow all that comes after from each answer, wherever routes are asked for.
+    // Not inlined: the verifier would follow everything after the call once for each answer, at each call.
     #[inline(never)]
     fn route(&self, query: &RouteQuery) -> Route {
         let RouteQuery { source, destination, length, ingress } = query;
@@ -368,7 +367,7 @@ impl Tables for Maps {
         self.answer(lookup)
     }
 
-    // A call of its own for the same reason as `route`.
+    // Not inlined, for the same reason as `route`.
     #[inline(never)]
     fn way(&self, backend: &Backend, ingress: u32) -> Route {
         let Some(lookup) = room_for_lookup() else { return Route::Unroutable };
@@ -379,7 +378,7 @@ impl Tables for Maps {
     #[inline(always)]
     fn set_alone(&self) {
         if let Some(settings) = SETTINGS.get_ptr_mut(0) {
-            // SAFETY: an aligned word, which is written as a whole.
+            // SAFETY: an aligned word, which is written atomically.
             unsafe { (&raw mut (*settings).alone).write_volatile(1) };
         }
     }
@@ -427,7 +426,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn put_drop(&self, flow: &FlowKey, refusal: &RefusalKey, ingress: u32) {
-        // Written in the ring itself: the stack is small.
+        // Written directly in the ring, since the stack is small.
         if let Some(mut sample) = DROPS.reserve::<DropSample>(0) {
             sample.write(DropSample { flow: *flow, refusal: *refusal, ingress });
             sample.submit(0);
@@ -437,14 +436,14 @@ impl Tables for Maps {
 
 #[inline(always)]
 fn flows(counts: &Array<i64>, place: u32) -> Option<i64> {
-    // SAFETY: an aligned word, which other CPUs change as a whole.
+    // SAFETY: an aligned word, which other CPUs change atomically.
     counts.get_ptr(place).map(|flows| unsafe { flows.read_volatile() })
 }
 
-/// The next hop that the routing table has answered with.
+/// The next hop in the routing table's answer.
 #[inline(always)]
 pub fn next_hop(lookup: &FibLookup) -> Address {
-    // SAFETY: every variant of the union is made of numbers, and the family says which one it is.
+    // SAFETY: every variant of the union consists of numbers, and the family selects the right one.
     unsafe {
         if lookup.family == FAMILY_V4 {
             Address::v4(Be32::from_word(lookup.__bindgen_anon_4.ipv4_dst))

@@ -5,14 +5,13 @@ use crate::net::{Address, Be16, Be32, Port};
 
 /// The change of a checksum, accumulated over all changed words.
 ///
-/// Held in one's complement sums of native-order words: the order of bytes does not matter to a sum
-/// as long as it is the same throughout (RFC 1071 section 2 (B)). Room for far more words than any
-/// rewrite has.
+/// A one's complement sum of native-order words: the byte order does not matter if it is the same throughout (RFC 1071 section 2
+/// (B)). It has room for far more words than a rewrite changes.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Change(u64);
 
 impl Change {
-    /// The 16-bit word `old`, as the machine reads it from the packet, becomes `new`.
+    /// Changes the 16-bit word `old` to `new`, both in native order as in the packet.
     #[inline(always)]
     pub fn word(&mut self, old: u16, new: u16) {
         self.0 += u64::from(!old) + u64::from(new);
@@ -24,25 +23,25 @@ impl Change {
         self.0 += other.0;
     }
 
-    /// The checksum `old` that lies under this one becomes `new`.
+    /// Changes an inner checksum from `old` to `new`.
     #[inline(always)]
     pub fn checksum(&mut self, old: Be16, new: Be16) {
         self.word(old.word(), new.word());
     }
 
-    /// The port `old` becomes `new`.
+    /// Changes the port `old` to `new`.
     #[inline(always)]
     pub fn port(&mut self, old: Port, new: Port) {
         self.word(old.word(), new.word());
     }
 
-    /// The IPv4 address `old` becomes `new`.
+    /// Changes the IPv4 address `old` to `new`.
     #[inline(always)]
     pub fn v4(&mut self, old: &Address, new: &Address) {
         self.double_word(old.last(), new.last());
     }
 
-    /// The IPv6 address `old` becomes `new`.
+    /// Changes the IPv6 address `old` to `new`.
     #[inline(always)]
     pub fn v6(&mut self, old: &Address, new: &Address) {
         for at in 0..4 {
@@ -62,15 +61,14 @@ impl Change {
         ((sum & 0xffff_ffff) + (sum >> 32)) as u32
     }
 
-    /// The checksum `old` after the change (RFC 1624 section 3, equation 3).
+    /// The checksum `old` after the changes (RFC 1624 section 3, equation 3).
     #[inline(always)]
     pub fn apply(self, old: Be16) -> Be16 {
         let sum = self.0 + u64::from(!old.word());
         Be16::from_word(!fold(sum))
     }
 
-    /// A UDP checksum after the change: none (0) stays none, and one that computes to 0 is sent as
-    /// 0xffff (RFC 768).
+    /// A UDP checksum after the changes: none (0) stays none, and one that computes to 0 is sent as 0xffff (RFC 768).
     #[inline(always)]
     pub fn apply_udp(self, old: Be16) -> Be16 {
         if old.word() == 0 {
@@ -168,7 +166,7 @@ mod tests {
             let last = |part: &[u8]| u16::from_ne_bytes([part[16], part[17]]);
             change.word(last(&old), last(&new));
             let changed = change.apply(Be16::new(checksum(&whole(&old)))).get();
-            // 0 and 0xffff are the same number in one's complement: a receiver sums either to the same.
+            // 0 and 0xffff are the same number in one's complement, and a receiver accepts either.
             prop_assert_eq!(changed % 0xffff, checksum(&whole(&new)) % 0xffff);
         }
     }

@@ -1,5 +1,4 @@
-//! The headers of Ethernet, IP, TCP, UDP and ICMP. Each field lies at a multiple of its own width from the
-//! header's start.
+//! The headers of Ethernet, IP, TCP, UDP and ICMP. Each field is at a multiple of its own width from the header's start.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -34,7 +33,7 @@ pub const TCP_ACK: u8 = 0x10;
 pub const ICMP_ECHO: u8 = 8;
 /// ICMP echo reply.
 pub const ICMP_ECHO_REPLY: u8 = 0;
-/// ICMP destination unreachable, of which "fragmentation needed" is one.
+/// ICMP destination unreachable, which includes "fragmentation needed".
 pub const ICMP_UNREACHABLE: u8 = 3;
 /// "Fragmentation needed and DF set", a code of ICMP "destination unreachable" (RFC 792).
 pub const ICMP_FRAGMENTATION_NEEDED: u8 = 4;
@@ -55,7 +54,7 @@ pub const ICMPV6_ECHO: u8 = 128;
 /// ICMPv6 echo reply.
 pub const ICMPV6_ECHO_REPLY: u8 = 129;
 
-/// Where the checksum is in a TCP header (RFC 9293 section 3.1) or in a UDP one (RFC 768), in bytes from its start.
+/// The offset of the checksum in a TCP header (RFC 9293 section 3.1) or a UDP header (RFC 768), in bytes.
 #[inline(always)]
 pub const fn checksum_offset(is_tcp: bool) -> usize {
     if is_tcp { 16 } else { 6 }
@@ -74,21 +73,21 @@ macro_rules! header {
 header! {
     /// Ethernet II (IEEE 802.3).
     Ethernet, 14 {
-        /// The receiver.
+        /// Destination MAC.
         destination: MacAddress,
-        /// The sender.
+        /// Source MAC.
         source: MacAddress,
-        /// What follows.
+        /// The EtherType of the payload.
         ethertype: Be16,
     }
 }
 
 header! {
-    /// A VLAN tag, behind the EtherType that announces it (IEEE 802.1Q).
+    /// A VLAN tag, after its own EtherType (IEEE 802.1Q).
     VlanTag, 4 {
         /// Priority (3 bits), drop eligible (1), VLAN id (12).
         control: Be16,
-        /// What follows.
+        /// The EtherType of the payload.
         ethertype: Be16,
     }
 }
@@ -100,11 +99,11 @@ header! {
         version_and_length: u8,
         /// Differentiated services and ECN.
         traffic_class: u8,
-        /// Header and payload, bytes.
+        /// The length of header and payload, in bytes.
         total_length: Be16,
-        /// The fragments' common id.
+        /// The id shared by a packet's fragments.
         identification: Be16,
-        /// Flags (3 bits) and the fragment's offset in 8 bytes (13).
+        /// Flags (3 bits) and the fragment's offset in units of 8 bytes (13).
         fragment: Be16,
         /// Hops left.
         ttl: u8,
@@ -112,9 +111,9 @@ header! {
         protocol: Protocol,
         /// The header's checksum.
         checksum: Be16,
-        /// The sender.
+        /// Source address.
         source: Be32,
-        /// The receiver.
+        /// Destination address.
         destination: Be32,
     }
 }
@@ -124,28 +123,28 @@ header! {
     Ipv6, 40 {
         /// 6, traffic class and flow label.
         version_and_flow: Be32,
-        /// The bytes behind this header.
+        /// The number of bytes after this header.
         payload_length: Be16,
-        /// What follows.
+        /// The protocol of the next header.
         next_header: Protocol,
         /// Hops left.
         hop_limit: u8,
-        /// The sender.
+        /// Source address.
         source: [Be32; 4],
-        /// The receiver.
+        /// Destination address.
         destination: [Be32; 4],
     }
 }
 
-/// The hop count of packets that are made here (IANA "IP Parameters", the default TTL).
+/// The hop count of packets that originate here (IANA "IP Parameters", the default TTL).
 const HOPS: u8 = 64;
 
 /// "Don't fragment", in the word of flags and fragment offset (RFC 791 section 3.1).
 const DONT_FRAGMENT: u16 = 0x4000;
 
 impl Ipv4 {
-    /// The header of a packet that is made here, with so many bytes behind it: without options, never fragmented, and
-    /// so without identification (RFC 6864 section 4.1).
+    /// The header of a packet that originates here, with this many bytes of payload: without options, never fragmented, and
+    /// therefore without identification (RFC 6864 section 4.1).
     #[inline(always)]
     pub fn new(
         source: &Address,
@@ -179,7 +178,7 @@ impl Ipv4 {
 }
 
 impl Ipv6 {
-    /// The header of a packet that is made here, with so many bytes behind it. `flow_label`: 20 bits.
+    /// The header of a packet that originates here, with this many bytes of payload. `flow_label`: 20 bits.
     #[inline(always)]
     pub fn new(
         source: &Address,
@@ -207,15 +206,15 @@ impl Ipv6 {
 }
 
 header! {
-    /// The start of an IPv6 extension header that gives its own length (RFC 6564 section 4).
+    /// The start of an IPv6 extension header with a length field (RFC 6564 section 4).
     ExtensionHeader, 4 {
-        /// What follows.
+        /// The protocol of the next header.
         next_header: Protocol,
-        /// The length in 8 bytes, less the first 8.
+        /// The length in units of 8 bytes, without the first 8.
         length: u8,
-        /// A routing header's type; an option's type elsewhere.
+        /// A routing header's type; in others, an option's type.
         kind: u8,
-        /// A routing header's segments left; an option's length elsewhere.
+        /// A routing header's segments left; in others, an option's length.
         segments_left: u8,
     }
 }
@@ -223,13 +222,13 @@ header! {
 header! {
     /// IPv6's fragment header (RFC 8200 section 4.5).
     Ipv6Fragment, 8 {
-        /// What follows, of the first fragment.
+        /// The protocol of the next header, in the first fragment.
         next_header: Protocol,
-        /// Nothing.
+        /// Reserved.
         reserved: u8,
-        /// The fragment's offset in 8 bytes (13 bits), 2 bits of nothing, and whether others follow.
+        /// The fragment's offset in units of 8 bytes (13 bits), 2 reserved bits, and whether more fragments follow.
         fragment: Be16,
-        /// The fragments' common id.
+        /// The id shared by a packet's fragments.
         identification: Be32,
     }
 }
@@ -237,9 +236,9 @@ header! {
 header! {
     /// TCP without its options (RFC 9293 section 3.1).
     Tcp, 20 {
-        /// The sender's port.
+        /// Source port.
         source: Port,
-        /// The receiver's port.
+        /// Destination port.
         destination: Port,
         /// Sequence number.
         sequence: Be32,
@@ -261,11 +260,11 @@ header! {
 header! {
     /// UDP (RFC 768).
     Udp, 8 {
-        /// The sender's port.
+        /// Source port.
         source: Port,
-        /// The receiver's port.
+        /// Destination port.
         destination: Port,
-        /// Header and payload, bytes.
+        /// The length of header and payload, in bytes.
         length: Be16,
         /// Checksum over pseudo-header, header and payload; 0 over IPv4: none.
         checksum: Be16,
@@ -275,25 +274,25 @@ header! {
 header! {
     /// Generic UDP Encapsulation, variant 0 (draft-ietf-intarea-gue section 3.1); variant 1 has no header.
     Gue, 4 {
-        /// Variant (2 bits), control (1), and the length of what follows this, in 32-bit words (5).
+        /// Variant (2 bits), control (1), and the length of the optional fields, in 32-bit words (5).
         variant_and_length: u8,
-        /// What follows; of a control message, its kind.
+        /// The protocol of the payload; of a control message, its type.
         protocol: Protocol,
-        /// What else stands in the header, a bit each.
+        /// The optional fields, a bit each.
         flags: Be16,
     }
 }
 
 header! {
-    /// ICMP (RFC 792) and ICMPv6 (RFC 4443 section 2.1), the part that all messages have.
+    /// ICMP (RFC 792) and ICMPv6 (RFC 4443 section 2.1), the part common to all messages.
     Icmp, 8 {
-        /// What the message is about: [`ICMP_ECHO`] and its like.
+        /// The type, such as [`ICMP_ECHO`].
         kind: u8,
-        /// More of the same.
+        /// The code.
         code: u8,
-        /// Checksum over header and payload; ICMPv6: over a pseudo-header, too.
+        /// Checksum over header and payload; for ICMPv6 also over a pseudo-header.
         checksum: Be16,
-        /// What it means depends on the kind: an echo's identifier and sequence number, an MTU, nothing.
+        /// Depends on the type: an echo's identifier and sequence number, an MTU, or unused.
         rest: Be32,
     }
 }

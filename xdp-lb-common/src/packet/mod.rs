@@ -45,23 +45,23 @@ impl Before {
 /// What the kernel's own packets (`struct sk_buff`) have beside their bytes has a default here, which is that of a frame as it
 /// was on the wire: a tag, segments that are joined, and a checksum that is not finished.
 pub trait Packet {
-    /// The frame's length, bytes.
+    /// The frame's length, in bytes.
     fn length(&self) -> usize;
 
-    /// The index of the interface that it came in by.
+    /// The index of the interface on which it arrived.
     fn ingress(&self) -> u32;
 
-    /// The value at this offset; `None` if it exceeds the frame.
+    /// The value at this offset. `None` if it exceeds the frame.
     fn read<T: FromBytes + Copy>(&self, offset: usize) -> Option<T>;
 
-    /// Writes a value at this offset; `None` if it exceeds the frame.
+    /// Writes a value at this offset. `None` if it exceeds the frame.
     fn write<T: IntoBytes + Immutable>(&mut self, offset: usize, value: T) -> Option<()>;
 
-    /// Moves the frame's start: back by this many bytes (which are then undefined) if negative, forward if positive; `None` if
+    /// Moves the frame's start: back by this many bytes (which are then undefined) if negative, forward if positive. `None` if
     /// there is not enough space.
     fn move_head(&mut self, by: i32) -> Option<()>;
 
-    /// Cuts this many bytes off the frame's end; `None` if the frame is shorter.
+    /// Cuts this many bytes off the frame's end. `None` if the frame is shorter.
     fn cut_tail(&mut self, by: usize) -> Option<()>;
 
     /// The outer VLAN tag where it is beside the bytes, as [`Tags`] has it; 0: there is none.

@@ -16,9 +16,9 @@ pub enum Kind {
     /// A TCP or UDP packet, which is part of a flow.
     #[default]
     Flow,
-    /// The first fragment of one, with its ports.
+    /// The first fragment of a TCP or UDP packet, with its ports.
     FirstFragment,
-    /// Another fragment of one. Its key's ports are 0.
+    /// Another fragment of such a packet. Its key's ports are 0.
     LaterFragment,
     /// An ICMP or ICMPv6 message. Its key's ports are 0.
     Icmp,
@@ -29,30 +29,30 @@ pub enum Kind {
 pub struct Parsed {
     /// The 5-tuple.
     pub key: FlowKey,
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
     /// Whether it is IPv4.
     pub is_v4: bool,
-    /// Where the IP header begins.
+    /// The offset of the IP header.
     pub l3: usize,
-    /// Where the TCP, UDP or ICMP header begins.
+    /// The offset of the TCP, UDP or ICMP header.
     pub l4: usize,
-    /// The IP packet's length by its own word, bytes.
+    /// The IP packet's length by its length field, in bytes.
     pub ip_length: u32,
-    /// The TCP control bits; 0 for others.
+    /// The TCP control bits. 0 for other protocols.
     pub tcp_flags: u8,
     /// Whether a live receiver answers it sooner or later: TCP with SYN, FIN or payload (a pure ACK needs no answer, RFC 9293
     /// section 3.10.7.4), and all of UDP.
     pub asks: bool,
     /// Hops left.
     pub ttl: u8,
-    /// What the fragments of a packet have in common; of no meaning where it is whole.
+    /// The id shared by a packet's fragments. Meaningless if it is not fragmented.
     pub identification: Be32,
-    /// The interface that it came in by.
+    /// The interface on which it arrived.
     pub ingress: u32,
-    /// The frame's receiver.
+    /// The frame's destination MAC.
     pub destination_mac: MacAddress,
-    /// The frame's sender.
+    /// The frame's source MAC.
     pub source_mac: MacAddress,
     /// The frame's VLAN tags.
     pub tags: Tags,
@@ -65,26 +65,26 @@ impl Parsed {
         self.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN
     }
 
-    /// Whether this is a packet of a TCP connection that is there already.
+    /// Whether this is a packet of an existing TCP connection.
     #[inline(always)]
     pub fn is_in_mid_flow(&self) -> bool {
         (self.key.protocol == Protocol::TCP) & !self.is_first()
     }
 }
 
-/// What a frame's Ethernet header says.
+/// A parsed Ethernet header.
 pub struct Link {
     /// The header, without tags.
     pub ethernet: Ethernet,
     /// The VLAN tags.
     pub tags: Tags,
-    /// What follows the tags.
+    /// The EtherType after the tags.
     pub ethertype: u16,
-    /// Where that begins.
+    /// The offset of the payload.
     pub l3: usize,
 }
 
-/// Reads a frame's Ethernet header.
+/// Parses a frame's Ethernet header.
 ///
 /// # Errors
 /// The reason why it is passed to the host.
@@ -122,10 +122,10 @@ pub fn parse_link<P: Packet>(packet: &P) -> Result<Link, Reason> {
     Ok(Link { ethernet, tags, ethertype, l3 })
 }
 
-/// Reads a frame's headers.
+/// Parses a frame's headers.
 ///
-/// A call of its own in the kernel, that leaves its result in memory which the verifier does not
-/// follow: else it would look at all that comes after once for each combination of headers.
+/// Not inlined, with its result in memory that the verifier does not track: it would follow all of the code after it once for
+/// each combination of headers.
 ///
 /// # Errors
 /// The reason why it is passed to the host.
@@ -142,7 +142,7 @@ pub fn parse<P: Packet>(packet: &P, parsed: &mut Parsed) -> Result<(), Reason> {
     let whole_or_first = if piece.more { Kind::FirstFragment } else { Kind::Flow };
     let (transport, kind) = match network.protocol {
         protocol if piece.offset != 0 => {
-            // One that begins in the middle of a TCP header would overwrite the flags (RFC 3128).
+            // A fragment that begins within a TCP header would overwrite the flags (RFC 3128).
             if protocol == Protocol::TCP && piece.offset == 1 {
                 return Err(Reason::Malformed);
             }
@@ -168,7 +168,7 @@ pub fn parse<P: Packet>(packet: &P, parsed: &mut Parsed) -> Result<(), Reason> {
 }
 
 impl Parsed {
-    /// What a packet's headers say together.
+    /// Combines the parts of a packet's headers.
     #[inline(always)]
     fn of(
         link: &Link,
@@ -201,7 +201,7 @@ impl Parsed {
     }
 }
 
-/// What a TCP or UDP header says, whose length is looked at.
+/// Parses a TCP or UDP header, and checks its length.
 #[inline(always)]
 fn parse_transport<P: Packet>(packet: &P, network: &Network) -> Result<Transport, Reason> {
     if network.protocol == Protocol::TCP {
@@ -222,9 +222,9 @@ fn parse_transport<P: Packet>(packet: &P, network: &Network) -> Result<Transport
     }
 }
 
-/// What [`parse`] makes of a packet as most are: whole, of TCP or UDP over IPv4 (`V4`) or IPv6, without tags, options and
-/// extension headers; nothing, where it is another. Where its headers lie are constants then, and it need not be kept in
-/// memory. Whether its frame is for one host its caller sees, who knows this host's MACs.
+/// The result of [`parse`] for common packets: unfragmented TCP or UDP over IPv4 (`V4`) or IPv6, without tags, options and
+/// extension headers. `None` for any other. The offsets of its headers are then constants, and the result can stay in registers.
+/// The caller, which knows this host's MACs, checks that the frame is unicast.
 #[inline(always)]
 pub fn parse_plain<const V4: bool, P: Packet>(packet: &P) -> Option<Parsed> {
     let l3 = size_of::<Ethernet>();
@@ -252,20 +252,20 @@ pub fn parse_plain<const V4: bool, P: Packet>(packet: &P) -> Option<Parsed> {
     Some(Parsed::of(&link, V4, &network, Kind::Flow, transport, packet.ingress()))
 }
 
-/// What the IP header says.
+/// A parsed IP header.
 struct Network {
     source: Address,
     destination: Address,
     protocol: Protocol,
     ttl: u8,
-    /// Where the payload begins.
+    /// The offset of the payload.
     l4: usize,
-    /// How many bytes it has, by the header's word, and no more than are there.
+    /// The payload's length by the header, at most the received bytes.
     payload: usize,
     piece: Piece,
 }
 
-/// What the header behind it says; all 0 where there is none with ports.
+/// A parsed transport header. All 0 if it has no ports.
 #[derive(Clone, Copy, Default)]
 struct Transport {
     source: Port,
@@ -274,12 +274,12 @@ struct Transport {
     asks: bool,
 }
 
-/// Which part of a packet this is.
+/// The part of a packet that a fragment is.
 #[derive(Clone, Copy, Default)]
 struct Piece {
-    /// Where in the packet's payload it begins, in units of eight bytes.
+    /// Its offset in the packet's payload, in units of eight bytes.
     offset: u16,
-    /// Whether others come behind it.
+    /// Whether more fragments follow.
     more: bool,
     identification: Be32,
 }
@@ -320,7 +320,7 @@ fn parse_v4<P: Packet>(packet: &P, l3: usize) -> Result<Network, Reason> {
     })
 }
 
-/// How many IPv6 extension headers are walked: each that a sender may use before TCP or UDP, once.
+/// The maximum number of IPv6 extension headers: each that a sender may use before TCP or UDP, once.
 const EXTENSION_HEADERS: usize = 4;
 
 /// Extension headers (IANA "IPv6 Extension Header Types").
@@ -328,10 +328,10 @@ const HOP_BY_HOP: Protocol = Protocol(0);
 const ROUTING: Protocol = Protocol(43);
 const FRAGMENT: Protocol = Protocol(44);
 const DESTINATION_OPTIONS: Protocol = Protocol::DESTINATION_OPTIONS;
-/// Those that end the walk: authentication (it covers the addresses), mobility, HIP, Shim6, tests.
+/// Headers that are not walked: authentication (it covers the addresses), mobility, HIP, Shim6, tests.
 const NOT_WALKED: [u8; 6] = [51, 135, 139, 140, 253, 254];
 
-/// IPv6, with a bounded walk of its extension headers (RFC 8200 section 4).
+/// IPv6, with a bounded number of extension headers (RFC 8200 section 4).
 #[inline(always)]
 fn parse_v6<P: Packet>(packet: &P, l3: usize) -> Result<Network, Reason> {
     let ip: Ipv6 = packet.read(l3).ok_or(Reason::Malformed)?;
@@ -345,15 +345,14 @@ fn parse_v6<P: Packet>(packet: &P, l3: usize) -> Result<Network, Reason> {
     }
     let (protocol, l4, piece) = walk(packet, ip.next_header, start)?;
     let (source, destination) = (Address::v6(ip.source), Address::v6(ip.destination));
-    // IPv4-mapped addresses have no business on a wire (RFC 4942 section 2.2), and would be taken for
-    // IPv4 in the tables.
+    // IPv4-mapped addresses are invalid on the wire (RFC 4942 section 2.2), and would match IPv4 addresses in the tables.
     if l4 > end || source.is_v4() || destination.is_v4() {
         return Err(Reason::Malformed);
     }
     Ok(Network { source, destination, protocol, ttl: ip.hop_limit, l4, payload: end - l4, piece })
 }
 
-/// Walks over the extension headers; returns what follows them, where, and which part of a packet it is.
+/// Walks the extension headers. Returns the protocol and offset of what follows them, and the fragment's part.
 #[inline(always)]
 fn walk<P: Packet>(
     packet: &P,
@@ -365,7 +364,7 @@ fn walk<P: Packet>(
         if protocol == FRAGMENT {
             let header: Ipv6Fragment = packet.read(l4).ok_or(Reason::Malformed)?;
             let fragment = header.fragment.get();
-            // A packet is fragmented once.
+            // A packet is only fragmented once.
             if piece.more {
                 return Err(Reason::Malformed);
             }
@@ -385,7 +384,7 @@ fn walk<P: Packet>(
             break;
         }
         let header: ExtensionHeader = packet.read(l4).ok_or(Reason::Malformed)?;
-        // With segments left, the address in the IP header is not the last one (RFC 8200 section 4.4).
+        // With segments left, the address in the IP header is not the final one (RFC 8200 section 4.4).
         if protocol == ROUTING && header.segments_left != 0 {
             return Err(Reason::ExtensionHeaders);
         }
@@ -400,14 +399,14 @@ fn walk<P: Packet>(
     Ok((protocol, l4, piece))
 }
 
-/// The largest ICMP error that is looked into, bytes of IP. A router makes them of 576 or 1,280 bytes at the
-/// most (RFC 1812 section 4.3.2.3, RFC 4443 section 2.4 (c)); any fits into a frame.
+/// The maximum length of an ICMP error that is parsed, in bytes of IP. Routers send at most 576 or 1,280 bytes (RFC 1812 section
+/// 4.3.2.3, RFC 4443 section 2.4 (c)); others fit in a frame.
 const ERROR_LENGTH: u32 = 4096;
 
-/// Reads the headers of the packet that an ICMP error quotes, of which at least the ports are there. Its
-/// `l3` and `l4` are places in the frame, and its `ip_length` is what is quoted of it.
+/// Parses the headers of the packet that an ICMP error quotes, which must include the ports. Its `l3` and `l4` are offsets in the
+/// frame, and its `ip_length` is the quote's length.
 ///
-/// A call of its own in the kernel, as [`parse`] is.
+/// Not inlined, like [`parse`].
 ///
 /// # Errors
 /// The reason why the error is passed to the host.
@@ -420,7 +419,7 @@ pub fn parse_quoted<P: Packet>(packet: &P, error: &Parsed, quoted: &mut Parsed) 
     let end = error.l3 + error.ip_length as usize;
     let network =
         if error.is_v4 { parse_quoted_v4(packet, l3, end)? } else { parse_quoted_v6(packet, l3, end)? };
-    // A later fragment has no ports; the first has.
+    // A later fragment has no ports, but the first has.
     if network.piece.offset != 0 {
         return Err(Reason::Fragment);
     }
@@ -440,17 +439,17 @@ pub fn parse_quoted<P: Packet>(packet: &P, error: &Parsed, quoted: &mut Parsed) 
         l3,
         l4: network.l4,
         ip_length: (end - l3) as u32,
-        // As of a flow that is under way.
+        // Like a packet in mid-flow.
         tcp_flags: TCP_ACK,
         ..Parsed::default()
     };
     Ok(())
 }
 
-/// How much is quoted of a TCP or UDP packet at least, bytes: its ports and what identifies it (RFC 792).
+/// The minimum length of a quoted TCP or UDP packet after its IP header, in bytes: its ports and what identifies it (RFC 792).
 const QUOTED_TRANSPORT: usize = 8;
 
-/// The payload's length is what is there of it: the quote may be cut short, and says how long the packet was.
+/// The payload's length is the quoted part's: the quote may be truncated, and its header has the packet's full length.
 #[inline(always)]
 fn parse_quoted_v4<P: Packet>(packet: &P, l3: usize, end: usize) -> Result<Network, Reason> {
     let ip: Ipv4 = packet.read(l3).ok_or(Reason::Malformed)?;

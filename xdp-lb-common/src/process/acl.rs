@@ -1,16 +1,16 @@
-//! The ranges that a service's clients may come from.
+//! Checks a client's address against its service's list of source ranges.
 
 use crate::net::Address;
 use crate::reason::Reason;
 use crate::tables::{Service, SourceKey, SourceVerdict, Tables};
 
-/// Refuses a packet whose sender the service's list of source ranges denies.
+/// Refuses a packet if the service's list of source ranges denies its source address.
 #[inline(always)]
 pub fn check_source<T: Tables>(tables: &T, service: &Service, source: &Address) -> Result<(), Reason> {
     if service.source_list == 0 { Ok(()) } else { look_up_source(tables, service.source_list, source) }
 }
 
-/// A call of its own in the kernel, not inlined: few services have a list.
+/// Not inlined: few services have a list.
 #[inline(never)]
 fn look_up_source<T: Tables>(tables: &T, list: u32, source: &Address) -> Result<(), Reason> {
     let verdict = tables.source_verdict(&SourceKey { scope: list, address: *source });

@@ -1,10 +1,10 @@
-//! Which slot of its service's ring a flow has.
+//! Hashes that select a flow's slot in its service's ring.
 
 use crate::hash::FlowHash;
 use crate::tables::{FlowKey, Service, Settings};
 
-/// The hash that says which slot of the service's ring a flow has: the flow's own, or its client's where
-/// all flows of a client stay together.
+/// The hash that selects the flow's slot in its service's ring: the flow's own, or that of the client if the service keeps all
+/// flows of a client together.
 #[inline(always)]
 pub fn slot_hash(settings: &Settings, service: &Service, key: &FlowKey) -> FlowHash {
     if service.affinity_bits != 0 {
@@ -14,7 +14,7 @@ pub fn slot_hash(settings: &Settings, service: &Service, key: &FlowKey) -> FlowH
     }
 }
 
-/// The hash of the whole 5-tuple: the flow's own, whatever its slot goes by.
+/// The hash of the whole 5-tuple, even if the slot is selected by the client's hash.
 #[inline(always)]
 pub fn flow_hash(settings: &Settings, key: &FlowKey) -> FlowHash {
     FlowHash::new(

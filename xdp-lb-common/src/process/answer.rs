@@ -1,5 +1,4 @@
-//! Answers instead of packets: whoever sends a packet that goes no further is told so, where the protocols have a word
-//! for it.
+//! Answers to the senders of packets that are not forwarded, if the protocols define one.
 
 use super::context::Scratch;
 use super::{icmp_answer, refused, tcp_reset};
@@ -12,15 +11,15 @@ use crate::rate::Answer;
 use crate::reason::Reason;
 use crate::tables::{Route, RouterInterface, Tables};
 
-/// How many first bits of an IPv6 address are one destination: one that has others' addresses to spoof has them in its
-/// network of 64 bits.
+/// The number of leading bits of an IPv6 address that count as one destination: a host can spoof every address of its 64-bit
+/// network.
 const V6_DESTINATION: u8 = 64;
 
-/// Ends the way of a packet that is not forwarded, for the scratch's reason: answers it where there is something to say, and
-/// counts it. Says what became of it.
+/// Finishes a packet that is not forwarded, for the scratch's reason: answers its sender if possible, and counts the packet.
+/// Returns the final reason.
 ///
-/// A call of its own in the kernel, not inlined, that finds the reason in the scratch: the verifier would look at all of
-/// this once for each place at which a packet is refused.
+/// Not inlined, and takes the reason from the scratch: the verifier would check all of this again for each place that refuses a
+/// packet.
 #[inline(never)]
 pub fn end<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Scratch) -> Reason {
     let reason = scratch.refused.map_or(Reason::Internal, |reason| answer(packet, tables, scratch, reason));
@@ -29,8 +28,8 @@ pub fn end<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Scrat
     reason
 }
 
-/// Makes the packet that ends for this reason an answer to its sender, where there is one to give. Says what came of it: the
-/// reason without an answer where its sender is not a host, or too many were answered already.
+/// Turns a refused packet into an answer to its sender, if there is one for this reason. Returns the outcome: the reason without
+/// an answer if the sender is not a single host, or too many answers were sent already.
 #[inline(always)]
 fn answer<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Scratch, reason: Reason) -> Reason {
     let Scratch { parsed, departure, message, query, .. } = scratch;
@@ -52,12 +51,13 @@ fn answer<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Scratc
         Answer::Unreachable
     };
     let is_pointless = match kind {
-        // No reset is answered (RFC 9293 section 3.10.7.1).
+        // A reset is never answered (RFC 9293 section 3.10.7.1).
         Answer::Reset => parsed.tcp_flags & TCP_RST != 0,
         Answer::TooBig => icmp_answer::fits_every_way(parsed),
         Answer::Unreachable | Answer::TimeExceeded => false,
     };
-    // No error is answered, and no fragment but the first (RFC 1122 section 3.2.2, RFC 4443 section 2.4 (e)).
+    // ICMP errors are never answered, and of a packet's fragments only the first (RFC 1122 section 3.2.2, RFC 4443 section 2.4
+    // (e)).
     if is_pointless
         || matches!(parsed.kind, Kind::Icmp | Kind::LaterFragment)
         || !parsed.key.source.is_one_host()
@@ -73,7 +73,7 @@ fn answer<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Scratc
         Answer::Unreachable => message.port_unreachable(parsed),
         Answer::Reset => {}
     }
-    // What a backend sends to another host is none of ours, though this one may be its router.
+    // A backend's packet to another host is not for this one, which may be just its router.
     let is_foreign = reason == Reason::ReplyWithoutFlowAnswered
         && !matches!(tables.route(query), Route::Local | Route::Unroutable);
     if is_foreign || !may_answer(tables, parsed, kind) {
@@ -90,11 +90,11 @@ fn answer<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Scratc
     }
 }
 
-/// This host's address behind the interface that the packet came in by (RFC 1812 section 4.3.2.4).
+/// This host's address on the interface on which the packet arrived (RFC 1812 section 4.3.2.4).
 #[inline(always)]
 fn router_address<'t, T: Tables>(tables: &'t T, parsed: &Parsed) -> Option<&'t Address> {
     let tags = parsed.tags;
-    // Of other tags than a customer's single one no device is known.
+    // A device is only known for a single customer tag, or none.
     let is_plain = tags.outer >> 16 == 0 || tags.outer >> 16 == u32::from(ETHERTYPE_VLAN) && tags.inner == 0;
     let interface = RouterInterface { ifindex: parsed.ingress, vlan: tags.outer & 0xfff };
     let addresses = tables.router_addresses(&interface).filter(|_| is_plain)?;
@@ -102,7 +102,7 @@ fn router_address<'t, T: Tables>(tables: &'t T, parsed: &Parsed) -> Option<&'t A
     (*address != Address::default()).then_some(address)
 }
 
-/// Whether one more answer of this kind may go to the packet's sender now.
+/// Whether the rate limit allows another answer of this kind to the packet's sender.
 #[inline(always)]
 fn may_answer<T: Tables>(tables: &T, parsed: &Parsed, answer: Answer) -> bool {
     let to: &Address = &parsed.key.source;

@@ -1,16 +1,16 @@
-//! Where a backend's packet has to come in: by the interface and in the VLAN by which packets to it leave. Else anybody in
-//! the clients' network could speak in a backend's name, and this host would pass it on in the VIP's.
+//! Checks that a backend's packet arrives on the interface and VLAN by which packets to the backend leave. Otherwise anyone in
+//! the clients' network could spoof a backend's packets, and this host would forward them in the VIP's name.
 
 use crate::packet::parse::Parsed;
 use crate::reason::Reason;
 use crate::tables::{ASYMMETRIC_REPLIES, Backend, BackendIndex, Route, Tables, VlanDevice};
 
-/// The VLAN id in a tag; 0: no tag, or one that says a priority alone (IEEE 802.1Q section 9.6).
+/// The VLAN id in a tag. 0: no tag, or a priority tag (IEEE 802.1Q section 9.6).
 const VLAN_ID: u32 = 0xfff;
 
-/// Refuses a packet in the name of this backend that comes from elsewhere.
+/// Refuses a packet with this backend's source address that arrives elsewhere.
 ///
-/// A call of its own in the kernel, not inlined: the verifier would follow all that comes after once for each outcome.
+/// Not inlined: the verifier would follow everything after the call once for each outcome.
 #[inline(never)]
 pub fn check<T: Tables>(tables: &T, parsed: &Parsed, index: BackendIndex) -> Result<(), Reason> {
     let backend = tables.backend(index).ok_or(Reason::Internal)?;
@@ -26,17 +26,17 @@ fn vlan(parsed: &Parsed) -> u32 {
     parsed.tags.outer & VLAN_ID
 }
 
-/// Whether a packet that came in by this interface and VLAN did so by the ones towards the backend. With `&`: the verifier
-/// would follow each branch.
+/// Whether a packet that arrived on this interface and VLAN came from the backend's. With `&`, since the verifier would follow
+/// each branch.
 #[inline(always)]
 fn is_at(parsed: &Parsed, ifindex: u32, vlan: u32, backend_ifindex: u32, backend_vlan: u32) -> bool {
     (backend_ifindex == ifindex) & (backend_vlan == vlan) & (parsed.tags.inner == 0)
 }
 
-/// A packet may have come in by a VLAN device whose parent the backend is behind, or by a port of the bond or bridge. Where
-/// nobody knows where the backend is, it may come from anywhere.
+/// The slower check: the packet may have arrived on a VLAN device whose parent leads to the backend, or on a port of the bond or
+/// bridge. If it is not known where the backend is, its packets may arrive anywhere.
 ///
-/// A call of its own in the kernel, not inlined: it is rare.
+/// Not inlined, since it is rare.
 #[inline(never)]
 fn look_closer<T: Tables>(tables: &T, parsed: &Parsed, backend: &Backend) -> Result<(), Reason> {
     let settings = tables.settings().ok_or(Reason::Internal)?;
@@ -44,7 +44,7 @@ fn look_closer<T: Tables>(tables: &T, parsed: &Parsed, backend: &Backend) -> Res
         return Ok(());
     }
     let (mut ifindex, mut vlan) = (backend.ifindex, u32::from(backend.vlan));
-    // Without a daemon, packets to the backend leave as `handover::freshen` has it, which may be by another interface by now.
+    // Without a daemon, packets to the backend leave as `handover::freshen` decides, which may be on another interface by now.
     if settings.alone != 0 {
         match tables.way(backend, parsed.ingress) {
             Route::Via { ifindex: index, tags, .. } => (ifindex, vlan) = (index, tags.outer & VLAN_ID),
@@ -62,7 +62,7 @@ fn device<T: Tables>(tables: &T, ifindex: u32) -> (u32, u32) {
     tables.device_below(ifindex).map_or((ifindex, 0), |VlanDevice { parent, vlan }| (parent, vlan))
 }
 
-/// Refuses a packet that has not come in by this interface and VLAN, nor by what stands on them or is a port of them.
+/// Refuses a packet that did not arrive on this interface and VLAN, a device on top of them, or one of their ports.
 #[inline(always)]
 fn is_behind<T: Tables>(
     tables: &T,
@@ -74,7 +74,7 @@ fn is_behind<T: Tables>(
     if is_at(parsed, ifindex, id, backend_ifindex, backend_vlan) {
         return Ok(());
     }
-    // A VLAN device on a bond, of which the packet came in by a port.
+    // A VLAN device on a bond, if the packet arrived on one of its ports.
     for _ in 0..2 {
         let Some(VlanDevice { parent, vlan }) = tables.device_below(ifindex) else { break };
         ifindex = parent;

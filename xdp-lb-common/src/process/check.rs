@@ -1,5 +1,5 @@
-//! Health checks that go to the VIP: from the host's end of a veth pair through one backend, as a client's packets go to it,
-//! and back to the sockets at the pair's other end.
+//! Health checks through the VIP: from the host's end of a veth pair through one backend, like a client's packets, and back to
+//! the sockets at the pair's other end.
 
 use super::context::{Context, Scratch, Verdict};
 use super::depart::depart;
@@ -10,8 +10,8 @@ use crate::packet::{Before, Packet};
 use crate::reason::Reason;
 use crate::tables::{BackendState, CHECKS_HOST_MAC, CHECKS_MAC, Tables, Tags};
 
-/// Sends a check's packet to its backend, whatever the backend's state is: a program of its own, on the host's end of the
-/// checks' veth pair. Nothing else leaves there, and nothing of it is counted: no client has sent it.
+/// Sends a check's packet to its backend, whatever the backend's state. This is a separate program, on the host's end of the
+/// checks' veth pair. Only checks leave there, and they are not counted: they are not a client's packets.
 #[inline(always)]
 pub fn send_check<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Scratch) -> Verdict {
     match send(packet, tables, scratch) {
@@ -30,7 +30,7 @@ fn send<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Scratch)
     let check = tables.check(&parsed.key).ok_or(Reason::NoService)?;
     let service = ports::at(tables, &check.service).ok_or(Reason::NoService)?;
     let backend = tables.backend(check.backend).ok_or(Reason::Internal)?;
-    // The place may be another's by now.
+    // Another backend may have this index by now.
     let is_other = (backend.service != service.index) | (backend.state == BackendState::Vacant);
     if is_other | !service.mode.keeps_addresses() {
         return Err(Reason::BackendUnusable);
@@ -41,10 +41,10 @@ fn send<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Scratch)
     depart(packet, &context, service, backend, &parsed.key.source_endpoint(), departure)
 }
 
-/// Sends what a backend answers to a check to the socket that has asked. Other packets from a VIP are on the way from a
-/// backend to a client, and none of this host's: it may be their router.
+/// Sends a backend's answer to a check to the socket that sent the check. Other packets from a VIP are on their way from a
+/// backend to a client and not for this host, which may be their router.
 ///
-/// A call of its own in the kernel, not inlined: it is rare.
+/// Not inlined, since it is rare.
 #[inline(never)]
 pub fn receive<P: Packet, T: Tables>(
     packet: &mut P,
@@ -52,11 +52,11 @@ pub fn receive<P: Packet, T: Tables>(
     parsed: &Parsed,
     departure: &mut Departure,
 ) -> Result<(), Reason> {
-    // In the scratch: a key on the stack is 40 bytes of it.
+    // In the scratch: a key takes 40 bytes of stack.
     departure.key = parsed.key.reversed();
     let check = tables.check(&departure.key).ok_or(Reason::NotAReply)?;
     arrival::check(tables, parsed, check.backend)?;
-    // It keeps its ends, and so do the fragments that follow it.
+    // The packet keeps its addresses and ports, and so do the fragments that follow it.
     departure.key = parsed.key;
     departure.ifindex = check.ifindex;
     departure.tags = Tags::default();

@@ -1,4 +1,4 @@
-//! Which backend a flow belongs to: its slot's owner, who had the slot before, or the one that its record names.
+//! Selects a flow's backend: its slot's owner, the slot's previous owner, or the backend in its record.
 
 use super::affinity::slot_hash;
 use super::context::Context;
@@ -10,8 +10,8 @@ use crate::reason::Reason;
 use crate::tables::flow::{ESTABLISHED, is_closing, is_surely_closed};
 use crate::tables::{Backend, BackendIndex, BackendState, Mode, Service, SlotIndex, Tables};
 
-/// How many slots are looked at for a backend that is up: between a backend's failure and its
-/// service's new ring, its slots still name it.
+/// The number of slots to try for a backend that is up: between a backend's failure and its service's new ring, its slots still
+/// name it.
 const SLOT_TRIES: u32 = 4;
 
 /// The backend of a flow that needs no record.
@@ -32,14 +32,14 @@ pub fn settled<'t, T: Tables>(
     (!is_hairpin(service, backend, context.parsed)).then_some((index, backend))
 }
 
-/// The owner of a flow's slot, if it is the one of all flows of that slot, whose replies need no record.
+/// The owner of a flow's slot, if it owns all flows of that slot, so that their replies need no record.
 #[inline(always)]
 pub fn owner<'t, T: Tables>(
     tables: &'t T,
     service: &Service,
     hash: FlowHash,
 ) -> Option<(BackendIndex, &'t Backend)> {
-    // A ring of no slots would lend the first slot of another.
+    // With an empty ring, this would be the first slot of another ring.
     if service.ring_len == 0 {
         return None;
     }
@@ -48,7 +48,7 @@ pub fn owner<'t, T: Tables>(
     (!slot.is_tracked() && is_up(service, backend) && !backend.is_shared()).then(|| (slot.owner(), backend))
 }
 
-/// The backend that the ring gives to a flow without a record.
+/// Selects the backend of a flow without a record from the ring.
 #[inline(always)]
 pub fn choose<'t, T: Tables>(
     context: &Context<'t, T>,
@@ -62,13 +62,13 @@ pub fn choose<'t, T: Tables>(
     if service.ring_len == 0 {
         return Err(no_backend(context, service));
     }
-    // UDP has no first packet to tell by: where all flows are recorded, one without a record is new.
+    // A UDP packet does not show whether it is a flow's first. If all flows are recorded, a flow without a record is new.
     let is_in_mid_flow = context.parsed.is_in_mid_flow();
     let may_be_older =
         is_in_mid_flow | ((context.parsed.key.protocol != Protocol::TCP) & !service.records_flows());
     let mut place = (hash.reduce(service.ring_len) + context.meta.skipped) % service.ring_len;
     if may_be_older {
-        // A flow from before the slot moved belongs to the one who had it then, while that one lives.
+        // A flow from before the slot moved belongs to the slot's previous owner, as long as that one keeps its flows.
         let slot = context.tables.slot(SlotIndex(service.ring_offset.0 + place)).ok_or(Reason::Internal)?;
         let prior = context.tables.backend(slot.prior()).ok_or(Reason::Internal)?;
         if keeps_flows(service, prior) {
@@ -88,7 +88,7 @@ pub fn choose<'t, T: Tables>(
         if is_up(service, owner) {
             return Ok((slot.owner(), owner));
         }
-        // The next slots are those of others.
+        // The next slots belong to other backends.
         if is_in_mid_flow {
             context.meta.owners.set_backend(slot.owner());
             return Err(Reason::FlowEnded);
@@ -98,7 +98,7 @@ pub fn choose<'t, T: Tables>(
     Err(Reason::BackendUnusable)
 }
 
-/// What becomes of a packet where the ring has no backend: who begins a flow may be told.
+/// The reason if the ring has no backend: the sender may be answered if it begins a flow.
 #[inline(always)]
 fn no_backend<T: Tables>(context: &Context<'_, T>, service: &Service) -> Reason {
     if service.rejects() & !context.parsed.is_in_mid_flow() {
@@ -108,7 +108,7 @@ fn no_backend<T: Tables>(context: &Context<'_, T>, service: &Service) -> Reason 
     }
 }
 
-/// Whether a flow's record still says where its packets go.
+/// Whether a flow's record is still valid.
 #[inline(always)]
 pub fn holds<T: Tables>(
     context: &Context<'_, T>,
@@ -129,13 +129,13 @@ pub fn holds<T: Tables>(
     // Without branches, which the verifier would follow.
     let is_tcp = protocol == Protocol::TCP;
     let is_established = is_tcp & (life.progress() & ESTABLISHED != 0);
-    // Anybody can send a SYN or a reset in a client's name. A backend that has the connection answers the SYN with an ACK, and
-    // nothing has happened (RFC 5961 section 4); one that does not begins another one.
-    // Where a client seems to have closed its connection, a backend that takes no new flows does not get the next one either.
+    // Anyone can spoof a client's SYN or reset. A backend that has the connection answers the SYN with an ACK, and nothing
+    // changes (RFC 5961 section 4); one that does not have it begins a new connection. If a client seems to have closed its
+    // connection, a backend that takes no new flows does not get the next one either.
     let seems_closed = is_closing(life.progress()) & (backend.state != BackendState::Up);
     let is_open =
         !is_surely_closed(life.progress()) & !seems_closed & !life.is_over(protocol, now, context.settings);
-    // A UDP flow after a long pause is a new one. A SYN that is sent again stays with its backend, unless that fails.
+    // After a long pause, a UDP flow is a new one. A retransmitted SYN stays with its backend, unless that fails.
     let is_refused = is_tcp & ((backend.state == BackendState::Failing) | is_closing(life.progress()));
     let is_live = life.is_live(protocol, now, context.settings) & !is_refused;
     (is_established & is_open) | (!is_established & is_live)
@@ -143,14 +143,14 @@ pub fn holds<T: Tables>(
 
 /// Whether a client of a `nat` service is a neighbour of the backend, or the backend itself.
 ///
-/// A call of its own in the kernel, not inlined: the verifier would follow all that comes after from each way through it.
+/// Not inlined: the verifier would follow everything after the call once for each path through it.
 #[inline(never)]
 pub fn is_hairpin(service: &Service, backend: &Backend, parsed: &Parsed) -> bool {
     (service.mode == Mode::Nat) & backend.is_neighbour(&parsed.key.source, parsed.is_v4)
 }
 
-/// Whether this backend takes new flows of the service. A backend's place may have gone to another since a slot or
-/// a record was written.
+/// Whether this backend takes new flows of the service. Another backend may have reused its index since a slot or a record was
+/// written.
 #[inline(always)]
 pub fn is_up(service: &Service, backend: &Backend) -> bool {
     (backend.state == BackendState::Up) & (backend.service == service.index)
@@ -162,7 +162,7 @@ pub fn keeps_flows(service: &Service, backend: &Backend) -> bool {
     backend.state.keeps_flows() & (backend.service == service.index)
 }
 
-/// Whether this backend's flows of the service end, and whoever goes on with one is told so.
+/// Whether this backend's flows of the service end, and clients that continue one are told so.
 #[inline(always)]
 pub fn ends_flows(service: &Service, backend: &Backend) -> bool {
     (backend.state == BackendState::Ending) & (backend.service == service.index)

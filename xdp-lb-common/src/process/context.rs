@@ -1,4 +1,4 @@
-//! What is known of the packet in hand, and what the steps of its way share.
+//! The state of the packet being processed, and what the steps share.
 
 use core::cell::Cell;
 
@@ -11,46 +11,46 @@ use crate::packet::parse::Parsed;
 use crate::reason::Reason;
 use crate::tables::{BackendIndex, FlowKey, Fragment, FragmentKey, RouteQuery, Settings};
 
-/// What is to be done with a packet.
+/// What to do with a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// The host's own network stack gets it; it is unchanged, but for [`Reason::HandedToHost`].
+    /// Passes it to the host's network stack, unchanged except for [`Reason::HandedToHost`].
     Pass(Reason),
-    /// It ends here.
+    /// Drops it.
     Drop(Reason),
-    /// It, or an answer in its place, leaves through the interface that it came in by.
+    /// Sends it, or an answer in its place, out of the interface on which it arrived.
     Transmit,
-    /// It leaves through the interface of this index.
+    /// Sends it out of the interface with this index.
     Redirect(u32),
 }
 
-/// Room for what is known of the packet in hand; what it held before does not matter. In the kernel
-/// it lies in a map: a program's stack is 512 bytes.
+/// Room for the state of the packet being processed. Its previous contents do not matter. In the kernel it is in a map: a
+/// program's stack is 512 bytes.
 #[derive(Default)]
 pub struct Scratch {
     pub(super) parsed: Parsed,
     /// The packet that an ICMP error quotes.
     pub(super) quoted: Parsed,
-    /// The addresses and ports that the receiver of the error knows that packet by.
+    /// The addresses and ports of that packet as the receiver of the error knows them.
     pub(super) requoted: FlowKey,
-    /// The service and the backend of the flow that an error is about, or a fragment of.
+    /// The service and the backend of the flow that an error is about, or to which a fragment belongs.
     pub(super) vip: Endpoint,
     pub(super) backend: BackendIndex,
-    /// What a packet's fragments have in common.
+    /// The key that a packet's fragments share.
     pub(super) fragment_key: FragmentKey,
-    /// What becomes of them.
+    /// How they are forwarded.
     pub(super) fragment: Fragment,
     pub(super) departure: Departure,
-    /// Why the packet goes no further.
+    /// Why the packet is not forwarded.
     pub(super) refused: Option<Reason>,
-    /// What its sender is told.
+    /// The ICMP error for its sender.
     pub(super) message: Message,
-    /// What the routing table is asked.
+    /// The query to the routing table.
     pub(super) query: RouteQuery,
     pub(super) meta: PacketMeta,
     /// The record of the packet's flow.
     pub(super) room: Room,
-    /// Whose the packet's addresses may be.
+    /// The roles that the packet's addresses may have.
     pub(super) roles: u8,
 }
 
@@ -68,9 +68,9 @@ impl Scratch {
     }
 }
 
-/// Lends the scratch: most packets need none, and it is looked up for those that do.
+/// Lends the scratch. Most packets need none, so it is only looked up on demand.
 pub trait Scratchpad {
-    /// The scratch; nothing, where there is none.
+    /// The scratch. `None` if there is none.
     fn lend(&mut self) -> Option<&mut Scratch>;
 }
 
@@ -80,26 +80,26 @@ impl Scratchpad for Scratch {
     }
 }
 
-/// What a client's packet brings besides its headers. In the scratch: each value that the verifier knew would be another
-/// way through all that follows.
+/// What is known of a client's packet besides its headers. In the scratch: each value that the verifier tracks would add a path
+/// through the code that follows.
 #[derive(Default)]
 pub(super) struct PacketMeta {
-    /// When it came, seconds of the monotonic clock; read where a flow's record is looked for.
+    /// The time of its arrival, in seconds of the monotonic clock, read when a flow's record is looked up.
     pub(super) now: Cell<u32>,
-    /// How far a flow has come that begins with it.
+    /// The progress of a flow that begins with it.
     pub(super) progress: u8,
     /// The backend that its QUIC connection id names; 0: none.
     pub(super) named: BackendIndex,
-    /// How many slots lie between the one of its hash and the first whose owner has room for the flow.
+    /// The number of slots between the one of its hash and the first whose owner has room for the flow.
     pub(super) skipped: u32,
-    /// The backend whose way is to be looked at before the packet leaves; 0: none.
+    /// The backend whose next hop must be checked before the packet leaves; 0: none.
     pub(super) aimed: Cell<BackendIndex>,
     /// Whose it is.
     pub(super) owners: Owners,
 }
 
-/// What the steps of one packet's way have in common. It lies on the program's stack under all calls, which have what is
-/// left of 512 bytes, and on kernels before 6.8 in frames rounded up to 32.
+/// What the steps for one packet share. It is on the program's stack below all calls, which have the rest of the 512 bytes, in
+/// frames that kernels before 6.8 round up to 32.
 pub(super) struct Context<'t, T> {
     pub(super) tables: &'t T,
     pub(super) settings: &'t Settings,

@@ -1,4 +1,4 @@
-//! From the choice of a backend to the wire: what each forwarding mode does to a packet.
+//! From the choice of a backend to the wire: how each forwarding mode changes a packet.
 
 use super::context::{Context, Scratch};
 use super::encapsulate::encapsulate;
@@ -9,10 +9,10 @@ use crate::packet::Packet;
 use crate::reason::Reason;
 use crate::tables::{Backend, FlowKey, Service, Tables};
 
-/// Sends a client's packet to its backend, where it comes from `source` in the modes that rewrite addresses.
+/// Sends a client's packet to its backend, from `source` in the modes that rewrite addresses.
 ///
-/// `dsr` takes a hop, as IPVS's direct routing does: the destination stays the VIP, so that of two balancers
-/// that had each other as a backend, only the hop count would ever end a packet.
+/// `dsr` decrements the hop count, as IPVS's direct routing does: the destination stays the VIP, so only the hop count ends a
+/// packet between two balancers that have each other as a backend.
 #[inline(always)]
 pub fn depart<P: Packet, T: Tables>(
     packet: &mut P,
@@ -41,10 +41,10 @@ pub fn depart<P: Packet, T: Tables>(
     rewrite(packet, parsed, departure)
 }
 
-/// Sends what has no ports to its backend (`Scratch::backend` of the service at `Scratch::vip`) as it is, in a mode
-/// that [keeps addresses](crate::tables::Code::keeps_addresses).
+/// Sends a packet without ports to its backend (`Scratch::backend` of the service at `Scratch::vip`) as it is, in a mode that
+/// [keeps addresses](crate::tables::Code::keeps_addresses).
 ///
-/// Calls of their own in the kernel, not inlined: a program's stack is 512 bytes, and a tunnel takes much of it.
+/// Not inlined: a program's stack is 512 bytes, and a tunnel takes much of it.
 #[inline(never)]
 pub fn deliver<P: Packet, T: Tables>(
     packet: &mut P,

@@ -1,14 +1,14 @@
-//! Packets in packets: IP in IP (RFC 2003, RFC 2473, RFC 4213) and Generic UDP Encapsulation
-//! (draft-ietf-intarea-gue), variant 1: the IP packet follows the UDP header at once, and its version says which IP
-//! it is. That is what `ip fou add port 6080 gue` of Linux receives, too (`gue_udp_recv` in net/ipv4/fou_core.c).
+//! Encapsulation: IP in IP (RFC 2003, RFC 2473, RFC 4213) and Generic UDP Encapsulation (draft-ietf-intarea-gue), variant 1: the
+//! IP packet follows the UDP header directly, and its version field says which IP it is. Linux receives that with `ip fou add
+//! port 6080 gue` (`gue_udp_recv` in net/ipv4/fou_core.c).
 //!
 //! The outer header:
-//! - The source address (where a service names several), the GUE source port and the IPv6 flow label (RFC 6438)
-//!   follow from the flow's hash, so that routers and the backends' receive queues spread flows.
-//! - DSCP and ECN are those of the packet inside (RFC 2983 section 3.1; RFC 6040 section 4.1, normal mode).
-//! - IPv4 has "don't fragment" and no identification (RFC 6864 section 4.1): a backend need not put fragments together.
-//! - GUE has no UDP checksum, over IPv6 neither (RFC 6935; RFC 6936 section 4): what is inside has its own, over its
-//!   addresses too, and a backend takes tunnelled packets to its own addresses alone. Linux's fou takes such packets.
+//! - The source address (if a service has several), the GUE source port and the IPv6 flow label (RFC 6438) are derived from the
+//!   flow's hash, so that routers and the backends' receive queues spread flows.
+//! - DSCP and ECN are copied from the inner packet (RFC 2983 section 3.1; RFC 6040 section 4.1, normal mode).
+//! - IPv4 has "don't fragment" and no identification (RFC 6864 section 4.1): a backend need not reassemble fragments.
+//! - GUE has no UDP checksum, not even over IPv6 (RFC 6935; RFC 6936 section 4): the inner packet has its own, which covers its
+//!   addresses, and a backend only takes tunnelled packets to its own addresses. Linux's fou accepts such packets.
 
 use super::affinity::flow_hash;
 use super::context::Context;
@@ -25,19 +25,19 @@ use crate::tables::{Backend, Mode, Service, Tables};
 /// The UDP port of GUE (IANA "Service Name and Transport Protocol Port Number Registry").
 pub const GUE_PORT: u16 = 6080;
 
-/// The first of the dynamic ports (RFC 6335 section 6), from which GUE's source ports are (draft-ietf-intarea-gue section 5.3).
+/// The first dynamic port (RFC 6335 section 6). GUE's source ports are dynamic ports (draft-ietf-intarea-gue section 5.3).
 const FIRST_PORT: u16 = 49_152;
 
-/// How many bytes go before each packet to this backend.
+/// The number of bytes added before each packet to this backend.
 #[inline(always)]
 pub fn outer_length(service: &Service, backend: &Backend) -> usize {
     let ip = if backend.address.is_v4() { size_of::<Ipv4>() } else { size_of::<Ipv6>() };
     if service.mode == Mode::Gue { ip + size_of::<Udp>() } else { ip }
 }
 
-/// Puts a client's packet into another one for its backend, if that fits, and sends it off.
+/// Encapsulates a client's packet for its backend, if it fits, and sends it.
 ///
-/// A call of its own in the kernel, not inlined: a program's stack is 512 bytes.
+/// Not inlined: a program's stack is 512 bytes.
 #[inline(never)]
 pub fn encapsulate<P: Packet, T: Tables>(
     packet: &mut P,
@@ -56,7 +56,7 @@ pub fn encapsulate<P: Packet, T: Tables>(
     wrap(packet, tables, flow_hash(settings, &parsed.key), parsed, service, backend, departure)
 }
 
-/// Puts a packet of a flow with this hash into another one. Where that cannot be, it is left as it was.
+/// Encapsulates a packet of a flow with this hash. On failure the packet is unchanged.
 #[inline(always)]
 pub fn wrap<P: Packet, T: Tables>(
     packet: &mut P,
@@ -70,7 +70,7 @@ pub fn wrap<P: Packet, T: Tables>(
     let is_v4 = backend.address.is_v4();
     let is_gue = service.mode == Mode::Gue;
     let outer = outer_length(service, backend);
-    // Not the hash that chose the slot: the flows of one backend are those that have that one in common.
+    // Not the hash that selected the slot: the flows of one backend have that one in common.
     let hash = hash.next();
     let source = own_address(tables, service, backend, hash)?;
     let room = Before::Tunnel { bytes: outer, is_v4, is_udp: is_gue };

@@ -1,9 +1,9 @@
-//! The fast path, for what most packets are: whole TCP or UDP packets without tags or options, to a backend without a tag. They
-//! belong to a settled slot, or to a flow that is under way and has a record ([`recorded`]).
+//! The fast path, for most packets: unfragmented TCP or UDP packets without tags or options, to a backend without a tag. They
+//! belong to a settled slot, or to an established flow with a record ([`recorded`]).
 //!
-//! It is made of the steps of the slow path ([`super::forward`], [`super::depart`]), for packets whose headers lie at known
-//! places: what is known of such a packet stays in registers. Whatever is unusual leaves the packet to the slow path,
-//! untouched; both must do the same to a packet, and the fixtures and properties of `xdp-lb/tests/datapath` compare them.
+//! It consists of the steps of the slow path ([`super::forward`], [`super::depart`]), for packets with headers at fixed offsets:
+//! the state of such a packet stays in registers. Anything unusual is left to the slow path, untouched. Both must treat a packet
+//! the same way, and the fixtures and properties of `xdp-lb/tests/datapath` compare them.
 
 mod recorded;
 mod send;
@@ -26,13 +26,13 @@ use crate::tables::{
     Backend, BackendIndex, COUNTS_FLOWS, Mode, RECORDS_FLOWS, REJECTS, Service, Settings, Tables,
 };
 
-/// What [`fast_path`] returns for a packet to a port of a VIP that no service has.
+/// The result of [`fast_path`] for a packet to a port of a VIP without a service.
 pub const NOBODYS: u32 = u32::MAX;
 
-/// Sends a client's packet to its backend, if its slot is settled. The interface that it leaves by; 0: it takes the slow path.
-/// Where its flow may have a record, `recorded_of` says of which service, and [`recorded`] looks for that.
+/// Sends a client's packet to its backend, if its slot is settled. Returns the interface by which it leaves. 0: it takes the slow
+/// path. If its flow may have a record, `recorded_of` is set to its service, and [`recorded`] looks the record up.
 ///
-/// Each family's is a call of its own in the kernel, not inlined: a program's stack is 512 bytes.
+/// Not inlined, for each family: a program's stack is 512 bytes.
 #[inline(always)]
 pub fn fast_path<'t, P: Packet, T: Tables>(
     packet: &mut P,
@@ -87,7 +87,7 @@ fn take<'t, const V4: bool, P: Packet, T: Tables>(
     None
 }
 
-/// Whether a packet to a VIP is for a port that no service has, from somebody who is not a backend.
+/// Whether a packet to a VIP is for a port without a service, and not from a backend.
 #[inline(always)]
 fn is_nobodys<T: Tables>(tables: &T, parsed: &Parsed) -> bool {
     !tables.may_have_ranges(&parsed.key.destination) && tables.roles(&parsed.key.source) & BACKEND == 0
@@ -116,7 +116,7 @@ fn settled<const V4: bool, P: Packet, T: Tables>(
     send::<V4, P, T>(packet, tables, settings, parsed, service, hash, (index, backend), &source)
 }
 
-/// Whether more has to be asked about a packet of this service than where its slot or its record leads.
+/// Whether packets of this service need more checks than the slot or the record.
 #[inline(always)]
 fn is_unusual(service: &Service) -> bool {
     let Service { options, source_list, server_id_length, .. } = *service;

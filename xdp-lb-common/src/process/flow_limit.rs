@@ -1,4 +1,4 @@
-//! How many flows a service and its backends may have at a time; [`super::flow_count`] counts them.
+//! Limits on the concurrent flows of a service and its backends. [`super::flow_count`] counts them.
 
 use super::affinity::slot_hash;
 use super::choose::holds;
@@ -10,14 +10,14 @@ use crate::packet::parse::Parsed;
 use crate::reason::Reason;
 use crate::tables::{BackendState, Service, SlotIndex, Tables};
 
-/// How many slots are looked at for a backend that has room.
+/// The number of slots to try for a backend with room.
 const TRIES: u32 = 32;
 
-/// Says how many slots a flow that begins has to go past, from the one of its hash on, to one whose owner has room. One
-/// that is certainly under way already, and one that names its backend, is not held up.
+/// Finds the number of slots that a new flow must skip, from the one of its hash, to one whose owner has room. A packet in
+/// mid-flow, or one that names its backend, is never refused.
 ///
-/// A call of its own in the kernel, not inlined: few services have limits. It comes before all that has to do with
-/// records, where the verifier would follow it many times over; so it looks for the flow's record itself.
+/// Not inlined: few services have limits. It runs before everything that deals with records, where the verifier would follow it
+/// many times, so it looks up the flow's record itself.
 #[inline(never)]
 pub fn find<T: Tables>(
     tables: &T,
@@ -48,7 +48,7 @@ pub fn find<T: Tables>(
         let slot =
             tables.slot(SlotIndex(service.ring_offset.0.wrapping_add(place))).ok_or(Reason::Internal)?;
         let owner = tables.backend(slot.owner()).ok_or(Reason::Internal)?;
-        // Masks and a remainder, since the verifier would follow both ways of each comparison, each time anew.
+        // Masks and a remainder: the verifier would follow both outcomes of each comparison, again in each iteration.
         let is_other =
             u32::from(owner.state.difference(BackendState::Up)) | (owner.service.0 ^ service.index.0);
         let is_other = -i64::from(is_other) >> 63;
@@ -61,11 +61,11 @@ pub fn find<T: Tables>(
         has_full |= is_full & !is_other;
         place = (place + 1) % length;
     }
-    // Where nobody is up, the choice without limits says so.
+    // If no backend is up, the choice without limits reports that.
     if has_full == 0 { Ok(()) } else { Err(Reason::BackendsFull) }
 }
 
-/// All bits, where there are as many flows as the limit says; else none. A limit of 0 is more than any number.
+/// All bits if the number of flows has reached the limit, else 0. A limit of 0 means no limit.
 #[inline(always)]
 fn full(limit: u32, flows: i64) -> i64 {
     (i64::from(limit.wrapping_sub(1)) - flows) >> 63

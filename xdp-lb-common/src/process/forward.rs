@@ -27,17 +27,17 @@ use crate::reason::Reason;
 use crate::tables::flow::{BACKEND_RESET, Direction, PAIRED, settle};
 use crate::tables::{Backend, BackendIndex, BackendState, Mode, Service, Tables};
 
-/// Where a packet goes; as whose, `Room::source` says.
+/// A packet's backend. `Room::source` is its source.
 struct Decision<'t> {
-    /// The backend's place.
+    /// The backend's index.
     index: BackendIndex,
     /// The backend.
     backend: &'t Backend,
-    /// Whether the packet begins a flow, as far as that can be told.
+    /// Whether the packet begins a flow, as far as can be known.
     is_new: bool,
 }
 
-/// Sends a client's packet to its flow's backend; a flow's first packet chooses one.
+/// Sends a client's packet to its flow's backend. A flow's first packet selects one.
 #[inline(always)]
 pub fn forward<P: Packet, T: Tables>(
     packet: &mut P,
@@ -63,19 +63,19 @@ pub fn forward<P: Packet, T: Tables>(
     Ok(())
 }
 
-/// Whether the backend sees an address of this host as the client: in `full-nat`, and in `nat` where it would answer
-/// the client directly, from an address that the client does not know. Not for a connection that is there already: it
-/// came to be without, since the backend's replies come here by other means.
+/// Whether the backend sees an address of this host as the client: in `full-nat`, and in `nat` if it would otherwise answer the
+/// client directly, from an address that the client does not know. Not for an existing connection: it was established without, so
+/// the backend's replies get here in another way.
 ///
-/// A call of its own in the kernel, as [`is_hairpin`] is.
+/// Not inlined, like [`is_hairpin`].
 #[inline(never)]
 fn is_translated(service: &Service, backend: &Backend, parsed: &Parsed) -> bool {
     let is_hairpin = is_hairpin(service, backend, parsed) & !parsed.is_in_mid_flow();
     (service.mode == Mode::FullNat) | is_hairpin
 }
 
-/// Where a client's packet goes. In a settled slot that is its owner, and no flow is looked up or
-/// recorded; elsewhere the flow's record tells, and one that has none gets one.
+/// Selects the backend of a client's packet. In a settled slot it is the owner, without a lookup or a record. Otherwise it is the
+/// one in the flow's record, and a flow without a record gets one.
 #[inline(always)]
 fn decide<'t, T: Tables>(
     context: &Context<'t, T>,
@@ -98,10 +98,10 @@ fn decide<'t, T: Tables>(
     begin(context, service, room, is_outdated)
 }
 
-/// Refuses what may begin a flow in the name of this host; and a UDP packet in the name of a service or a backend: with
-/// ends that both answer whatever comes, the two would never stop.
+/// Refuses a packet that may begin a flow if its source is an address of this host, and a UDP packet if its source is a service
+/// or a backend: two endpoints that answer every packet would never stop.
 ///
-/// A call of its own in the kernel, not inlined: the verifier would follow all that comes after once for each outcome.
+/// Not inlined: the verifier would follow everything after the call once for each outcome.
 #[inline(never)]
 fn refuse_own_sender<T: Tables>(tables: &T, parsed: &Parsed) -> Result<(), Reason> {
     if !martian::may_begin(parsed) || tables.roles(&parsed.key.source) == 0 {
@@ -112,8 +112,8 @@ fn refuse_own_sender<T: Tables>(tables: &T, parsed: &Parsed) -> Result<(), Reaso
     if is_ours { Err(Reason::SourceIsOurs) } else { Ok(()) }
 }
 
-/// The decision that the flow's record tells, if it still holds (else it `is_outdated`); the record notes this packet. A packet of a flow that has
-/// ended with its backend goes nowhere, and never to another backend.
+/// The decision by the flow's record, if the record is still valid (else it `is_outdated`); notes the packet in the record. A
+/// packet of a flow that has ended with its backend is dropped, and never sent to another backend.
 #[inline(always)]
 fn follow<'t, T: Tables>(
     context: &Context<'t, T>,
@@ -129,7 +129,7 @@ fn follow<'t, T: Tables>(
     }
     let index = room.record.backend();
     let backend = tables.backend(index).ok_or(Reason::Internal)?;
-    // A connection that came from elsewhere before, or another one of the same client.
+    // A connection that has moved to another address, or a new connection of the same client.
     if (meta.named.0 != 0) & (index != meta.named) {
         *is_outdated = true;
         return Ok(None);
@@ -149,15 +149,15 @@ fn follow<'t, T: Tables>(
     match records::note_packet(tables, room, Direction::Forward, parsed.tcp_flags) {
         Noted::Gone => return Ok(None),
         Noted::Nothing => {}
-        // Once a second is enough to notice that the client comes another way.
+        // Once a second is often enough to detect that the client's packets take another path.
         Noted::News | Noted::End => records::turn(tables, parsed, room),
     }
     room.source = room.record.source();
     Ok(Some(Decision { index, backend, is_new: false }))
 }
 
-/// Has a flow's replies found by its record, where its backend has come to be one that several VIPs share since it began. Where
-/// another flow has its client's port towards the backend, they go on in the name of the first VIP.
+/// Makes a flow's replies found by its record, if its backend has come to be shared by several VIPs since the flow began. If
+/// another flow has its client's port towards the backend, the replies leave in the name of the first VIP.
 #[inline(always)]
 fn pair<T: Tables>(context: &Context<'_, T>, room: &mut Room) {
     room.new = room.record;
@@ -168,12 +168,12 @@ fn pair<T: Tables>(context: &Context<'_, T>, room: &mut Room) {
     }
 }
 
-/// Whether a packet whose flow's record does not hold is of a flow that has ended with its backend; notes that it has.
+/// Whether a packet whose flow's record is not valid belongs to a flow that has ended with its backend. If so, notes that.
 ///
-/// A TCP connection's packets have no use elsewhere; a SYN begins another one. Of UDP the client is told once, and the
+/// A TCP connection's packets are useless elsewhere, and a SYN begins a new connection. For UDP the client is told once, and the
 /// next datagram begins a new flow.
 ///
-/// A call of its own in the kernel, not inlined: it is rare.
+/// Not inlined, since it is rare.
 #[inline(never)]
 fn has_ended<T: Tables>(context: &Context<'_, T>, service: &Service, room: &mut Room) -> bool {
     let Context { tables, parsed, settings, .. } = *context;
@@ -188,7 +188,7 @@ fn has_ended<T: Tables>(context: &Context<'_, T>, service: &Service, room: &mut 
             && is_live
             && forget(tables.flow_table(), &settings.hash_keys, record, |_| true);
     }
-    // The record stays for as long as the client goes on.
+    // The record stays as long as the client continues.
     let next = |life: Life| life.noted(room.now, settle(life.progress() | BACKEND_RESET), 0);
     if let Some((before, after)) = note(tables.flow_table(), record, next)
         && after.has_ended_since(before)
@@ -199,8 +199,8 @@ fn has_ended<T: Tables>(context: &Context<'_, T>, service: &Service, room: &mut 
     true
 }
 
-/// The backend that a packet would go to, and whom it would seem to come from, if its flow is known or
-/// needs no record to be. Nothing is written.
+/// The backend of a packet, and the source that the backend would see, if the packet's flow is known or needs no record.
+/// Read-only.
 #[inline(always)]
 pub fn find<T: Tables>(
     context: &Context<'_, T>,
@@ -229,7 +229,7 @@ pub fn find<T: Tables>(
     (!is_hairpin(service, backend, context.parsed)).then_some((index, key.source_endpoint()))
 }
 
-/// Chooses a backend for a flow without a record, or with one that holds no more (`is_outdated`), and records it.
+/// Selects a backend for a flow without a valid record (`is_outdated`: it has one), and records the flow.
 #[inline(always)]
 fn begin<'t, T: Tables>(
     context: &Context<'t, T>,
@@ -247,7 +247,7 @@ fn begin<'t, T: Tables>(
     // Whether the replies are found by the record.
     let pairs = is_translated | backend.is_shared();
     if parsed.tcp_flags & TCP_RST != 0 {
-        // Never recorded: nothing will follow. Without a record, `full-nat` has no port for it.
+        // Never recorded: nothing follows a reset. Without a record, `full-nat` has no port for it.
         return if pairs {
             Err(Reason::ResetWithoutFlow)
         } else {
@@ -275,7 +275,7 @@ fn begin<'t, T: Tables>(
         Begun::Busy => return Err(Reason::FlowBusy),
     }
     flow_count::began(tables, service, index);
-    // A flow may have been there before it was recorded: a TCP flow's first packet tells, and for UDP that all are.
+    // A flow may be older than its record: in TCP the first packet is recognized; UDP flows are new if all flows are recorded.
     let is_new = if key.protocol == Protocol::TCP { parsed.is_first() } else { service.records_flows() };
     Ok(Decision { index, backend, is_new })
 }

@@ -1,6 +1,6 @@
-//! IP fragments. The first one of a packet has its ports, and is treated as any packet is; what became of it
-//! is noted, and the others go the same way. Fragments that come before their first are not kept, and go their way only where
-//! the client's address says to whom.
+//! IP fragments. A packet's first fragment has its ports and is treated like any packet. The decision is recorded, and the other
+//! fragments follow it. Fragments that arrive before their first are not queued. They are only forwarded if the client's address
+//! alone determines the backend.
 
 use super::affinity::slot_hash;
 use super::choose::{is_hairpin, keeps_flows, owner};
@@ -14,22 +14,22 @@ use crate::packet::parse::Parsed;
 use crate::reason::{Kind, Reason};
 use crate::tables::{Fragment, FragmentKey, FragmentTarget, Tables, Tags};
 
-/// Seconds for which fragments follow their first: as long as Linux puts them together
-/// (`net.ipv4.ipfrag_time`, and `net.ipv6.ip6frag_time`, which is RFC 8200's).
+/// How long fragments follow their first, in seconds: as long as Linux reassembles them (`net.ipv4.ipfrag_time`, and
+/// `net.ipv6.ip6frag_time`, which is RFC 8200's).
 const PATIENCE_V4: u32 = 30;
 const PATIENCE_V6: u32 = 60;
 
-/// What all fragments of a packet have in common. IPv6's may differ in what their fragment headers say
-/// to follow (RFC 8200 section 4.5).
+/// The key that all fragments of a packet share. The next-header fields of IPv6 fragment headers may differ (RFC 8200 section
+/// 4.5).
 #[inline(always)]
 fn key(parsed: &Parsed) -> FragmentKey {
     let protocol = if parsed.is_v4 { parsed.key.protocol } else { Protocol(0) };
     FragmentKey::new(parsed.key.source, parsed.key.destination, parsed.identification, protocol)
 }
 
-/// Notes what became of a first fragment, for those that follow it.
+/// Records the decision about a first fragment, for those that follow it.
 ///
-/// A call of its own in the kernel, not inlined: it is rare, and a program's stack is 512 bytes.
+/// Not inlined: this is rare, and a program's stack is 512 bytes.
 #[inline(never)]
 pub fn note<T: Tables>(tables: &T, scratch: &mut Scratch, refused: Option<Reason>) {
     let Scratch { parsed, departure, meta, fragment, fragment_key, vip, room, .. } = scratch;
@@ -37,7 +37,7 @@ pub fn note<T: Tables>(tables: &T, scratch: &mut Scratch, refused: Option<Reason
     let target = match refused {
         None if ports::at(tables, vip).is_some() => FragmentTarget::Backend,
         None => FragmentTarget::Client,
-        // Later fragments to no VIP are the host's anyway.
+        // Later fragments that are not to a VIP are passed to the host anyway.
         Some(reason) if reason.kind() == Kind::Pass && tables.is_vip(&parsed.key.destination) => {
             FragmentTarget::Host
         }
@@ -57,7 +57,7 @@ pub fn note<T: Tables>(tables: &T, scratch: &mut Scratch, refused: Option<Reason
     };
     let index = backend.unwrap_or_default();
     if target == FragmentTarget::Backend {
-        // By which it is known again, in the modes too that leave the packet's addresses as they are.
+        // It identifies the backend again, also in the modes that keep the packet's addresses.
         let Some(backend) = tables.backend(index) else { return };
         departure.key.destination = backend.address;
     }
@@ -77,22 +77,22 @@ pub fn note<T: Tables>(tables: &T, scratch: &mut Scratch, refused: Option<Reason
         destination_mac: departure.destination_mac,
         source_mac: departure.source_mac,
     };
-    // Where there is no room, the later ones are dropped, and say so.
+    // If there is no room, the later ones are dropped with a reason of their own.
     let _ = tables.put_fragment(fragment_key, fragment);
 }
 
-/// How a later fragment goes after its first.
+/// How a later fragment follows its first.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Treatment {
-    /// To a backend, as it is.
+    /// Sent to a backend as it is.
     Deliver,
-    /// With other addresses.
+    /// Sent with rewritten addresses.
     Rewrite,
 }
 
-/// Finds where a later fragment's first went.
+/// Finds the decision about a later fragment's first.
 ///
-/// Like the step that follows, a call of its own in the kernel, as above.
+/// Not inlined, as above, and neither is the step that follows.
 #[inline(never)]
 pub fn find<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<Treatment, Reason> {
     let Scratch { parsed, fragment, fragment_key, .. } = &mut *scratch;
@@ -119,21 +119,21 @@ pub fn find<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<Treatment, R
     departure.source_mac = fragment.source_mac;
     departure.destination_mac = fragment.destination_mac;
     if fragment.target == FragmentTarget::Client {
-        // The answers to checks are nobody's.
+        // The answers to checks belong to no backend.
         if index.0 != 0 {
             arrival::check(tables, parsed, *index)?;
         }
         return Ok(Treatment::Rewrite);
     }
     meta.aimed.set(*index);
-    // With the ports, it is the same flow, and its tunnel the same.
+    // With the ports, it has the same flow, and therefore the same tunnel.
     parsed.key.source_port = fragment.source_port;
     parsed.key.destination_port = fragment.destination_port;
     parsed.key.protocol = fragment.protocol;
     *vip = parsed.key.destination_endpoint();
     let service = ports::at(tables, vip).ok_or(Reason::FragmentWithoutFirst)?;
     let backend = tables.backend(*index).ok_or(Reason::Internal)?;
-    // The place may be another's by now, or its backend down.
+    // Another backend may have the index by now, or the backend may be down.
     if (backend.address != fragment.destination) | !keeps_flows(service, backend) {
         return Err(Reason::BackendUnusable);
     }
@@ -146,10 +146,10 @@ pub fn find<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<Treatment, R
     Ok(Treatment::Rewrite)
 }
 
-/// Makes the note of a first fragment that has not come: where one service has all of the VIP's packets of the protocol,
-/// and its settled slots go by the client's address, all of a client's packets go to one backend.
+/// Makes the record of a first fragment that has not arrived: if one service has all of the VIP's packets of the protocol, and
+/// its settled slots are selected by the client's address, all of a client's packets have the same backend.
 ///
-/// A call of its own in the kernel, as above.
+/// Not inlined, as above.
 #[inline(never)]
 fn note_without_first<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<(), Reason> {
     let Scratch { parsed, fragment, vip, .. } = scratch;
@@ -165,7 +165,7 @@ fn note_without_first<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<()
     acl::check_source(tables, service, &key.source)?;
     let hash = slot_hash(tables.settings().ok_or(Reason::Internal)?, service, key);
     let (index, backend) = owner(tables, service, hash).ok_or(Reason::FragmentWithoutFirst)?;
-    // Its packets leave from an address of this host, by their flow's record.
+    // Its packets leave from an address of this host, which is in their flow's record.
     if is_hairpin(service, backend, parsed) {
         return Err(Reason::FragmentWithoutFirst);
     }
@@ -187,7 +187,7 @@ fn note_without_first<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<()
     Ok(())
 }
 
-/// Sends a later fragment off with the addresses that its first left with, and counts it.
+/// Sends a later fragment with the addresses with which its first left, and counts it.
 #[inline(never)]
 pub fn send<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &Scratch) -> Result<(), Reason> {
     let Scratch { parsed, departure, fragment, backend, .. } = scratch;

@@ -1,12 +1,12 @@
-//! Packets that the host's neighbour table is to send: those whose next hop's Ethernet address is not known, and, without a
-//! daemon that keeps them up to date, now and then one of the others.
+//! Packets that the host's neighbour table must send: those whose next hop's MAC is not known, and, without a daemon that keeps
+//! the MACs up to date, some of the others.
 //!
-//! The packet is as it is to leave, but for its Ethernet addresses. They say that, and where to, and the packet is passed to the
-//! host. There the program at TC ingress meets it before anybody else, and has the kernel resolve the neighbour, keep the
-//! packet meanwhile, and send it (`bpf_redirect_neigh`, 5.10). Passed on without that it would be dropped: its source, a VIP, is
-//! an address of this host (a martian source, RFC 1812 section 5.3.7).
+//! The packet is complete except for its MACs. These mark it and name its target, and the packet is passed to the host. There the
+//! program at TC ingress sees it first, and has the kernel resolve the neighbour, queue the packet meanwhile, and send it
+//! (`bpf_redirect_neigh`, 5.10). Otherwise the host would drop it: its source, a VIP, is an address of this host (a martian
+//! source, RFC 1812 section 5.3.7).
 //!
-//! Nobody on the wire can make such a frame: most of the addresses is a random number, which never leaves the host.
+//! Such a frame cannot be forged on the wire: most of the MACs is a random number, which never leaves the host.
 
 use super::context::Scratch;
 use super::rewrite::{Departure, write_ethernet};
@@ -16,33 +16,33 @@ use crate::packet::{Before, Packet};
 use crate::reason::Reason;
 use crate::tables::{Backend, BackendIndex, Route, SILENCE, Settings, Tables, Tags};
 
-/// Set in what a mark says where that is a backend's place, and no interface's index.
+/// Set if the number in a mark is a backend's index, not an interface's.
 const IS_BACKEND: u32 = 1 << 31;
 
-/// Of so many packets to a backend on one CPU, one looks for the daemon's heartbeat.
+/// One of this many packets to a backend on one CPU checks the daemon's heartbeat.
 const LOOK_EVERY: u64 = 64;
 
-/// Without a daemon, of each second or so (2^30 ns) so much is sent by the neighbour table, though its addresses are known
-/// (2^24 ns, 1.6 %): the kernel verifies only those that it uses itself.
+/// Without a daemon, the neighbour table sends this part of each period of about a second (2^30 ns), even if the MACs are known
+/// (2^24 ns, 1.6 %): the kernel only verifies entries that it uses itself.
 const PERIOD: u64 = 1 << 30;
 const PART: u64 = 1 << 24;
 
-/// Who is to send a packet.
+/// Where to send a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Target {
-    /// The interface of this index, to the next hop that the routes have for the packet.
+    /// The interface with this index, to the packet's next hop by the routes.
     Interface(u32),
-    /// Whichever leads to the backend in this place.
+    /// The interface that leads to the backend with this index.
     Backend(BackendIndex),
 }
 
-/// Bits of [`Settings::handover`] that have to be 0, and those that have to be 1: both addresses are locally administered, and
-/// no group's (IEEE 802, the two lowest bits of the first byte).
+/// The bits of [`Settings::handover`] that must be 0, and those that must be 1: both MACs are locally administered unicast
+/// addresses (IEEE 802, the two lowest bits of the first byte).
 pub const CLEAR: u64 = u64::from_ne_bytes([1, 0, 0, 0, 0, 0, 1, 0]);
 /// See [`CLEAR`].
 pub const SET: u64 = u64::from_ne_bytes([2, 0, 0, 0, 0, 0, 2, 0]);
 
-/// Has a packet leave so that the program at TC ingress sends it there.
+/// Marks a packet, so that the program at TC ingress sends it to this target.
 #[inline(always)]
 fn mark(departure: &mut Departure, settings: &Settings, target: Target) {
     let [a, b, c, d, e, f, g, h] = settings.handover.to_ne_bytes();
@@ -57,7 +57,7 @@ fn mark(departure: &mut Departure, settings: &Settings, target: Target) {
     departure.source_mac = MacAddress::new([g, h, i, j, k, l]);
 }
 
-/// Where this frame is to be sent, if it bears the mark.
+/// The target of this frame, if it has the mark.
 #[inline(always)]
 pub fn target<P: Packet>(packet: &P, settings: &Settings) -> Option<Target> {
     let words: [u16; 6] = packet.read(0)?;
@@ -77,9 +77,9 @@ pub fn target<P: Packet>(packet: &P, settings: &Settings) -> Option<Target> {
     })
 }
 
-/// Has a packet leave by an interface behind which its next hop is not known.
+/// Makes a packet leave by an interface on which its next hop is not known.
 ///
-/// A call of its own in the kernel, not inlined: it is rare, and a program's stack is 512 bytes.
+/// Not inlined: this is rare, and a program's stack is 512 bytes.
 #[inline(never)]
 pub fn by_interface<T: Tables>(tables: &T, departure: &mut Departure, ifindex: u32) -> Result<(), Reason> {
     let settings = tables.settings().ok_or(Reason::Internal)?;
@@ -90,28 +90,28 @@ pub fn by_interface<T: Tables>(tables: &T, departure: &mut Departure, ifindex: u
     Ok(())
 }
 
-/// Whether the way to a backend is to be looked at, of which so many packets were forwarded.
+/// Whether to check the next hop of a backend after this many packets.
 #[inline(always)]
 pub fn is_due(settings: &Settings, packets: u64) -> bool {
     (settings.alone != 0) | packets.is_multiple_of(LOOK_EVERY)
 }
 
-/// Whether no daemon keeps next hops up to date, as far as the packet after so many has to know.
+/// Whether no daemon keeps next hops up to date, as far as the packet after this many must know.
 #[inline(always)]
 pub fn is_alone<T: Tables>(tables: &T, settings: &Settings, packets: u64) -> bool {
     settings.alone != 0 || packets.is_multiple_of(LOOK_EVERY) && is_silent(tables, settings)
 }
 
-/// Whether the daemon has let no heartbeat come for too long.
+/// Whether the daemon's last heartbeat is too old.
 #[inline(always)]
 fn is_silent<T: Tables>(tables: &T, settings: &Settings) -> bool {
     settings.heartbeat != 0 && tables.now().saturating_sub(settings.heartbeat) >= SILENCE
 }
 
-/// Has a packet that is ready to leave for a backend (`PacketMeta::aimed`) leave by the way that the kernel knows, where no daemon
-/// keeps the one in the tables up to date.
+/// Makes a packet that is ready to leave for a backend (`PacketMeta::aimed`) take the kernel's next hop, if no daemon keeps the
+/// one in the tables up to date.
 ///
-/// A call of its own in the kernel, not inlined: it is rare.
+/// Not inlined, since it is rare.
 #[inline(never)]
 pub fn freshen<P: Packet, T: Tables>(
     packet: &mut P,
@@ -138,7 +138,7 @@ pub fn freshen<P: Packet, T: Tables>(
             tables.nanoseconds() % PERIOD >= PART
         }
         Route::NeighbourMissing { .. } => false,
-        // Where this host forwards nothing, the kernel tells nothing; it may send all the same.
+        // If this host does not forward, the kernel returns no next hop, but it may still send the packet.
         Route::Unroutable => backend.vlan != 0,
         Route::Local | Route::TooBig { .. } => true,
     };
@@ -153,7 +153,7 @@ pub fn freshen<P: Packet, T: Tables>(
     write_ethernet(packet, l3, Before::Nothing, ethertype.ok_or(Reason::Internal)?.get(), departure)
 }
 
-/// Whether packets to a backend bear its address as their destination, in this part of a frame that is to be sent to it.
+/// Whether packets to a backend have its address as their destination, in this part of a frame that is to be sent to it.
 pub fn is_to<P: Packet>(packet: &P, backend: &Backend) -> bool {
     match packet.read::<Be16>(12).map(Be16::get) {
         Some(ETHERTYPE_IPV4) => {

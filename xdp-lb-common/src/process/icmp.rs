@@ -1,8 +1,7 @@
-//! ICMP and ICMPv6 (RFC 792, RFC 4443): echo requests to a VIP are answered here, so that a VIP answers a
-//! ping whether or not it is an address of this host. Errors about flows have a [module](super::icmp_error)
-//! of their own.
+//! ICMP and ICMPv6 (RFC 792, RFC 4443). Echo requests to a VIP are answered here, so that a VIP answers a ping whether or not it
+//! is an address of this host. Errors about flows have their own [module](super::icmp_error).
 //!
-//! An answer goes to where its question came from and is as long as that, so there is nothing to amplify.
+//! An answer is sent to the request's source and has the same length, so nothing is amplified.
 
 use super::context::Scratch;
 use super::martian;
@@ -17,21 +16,21 @@ use crate::packet::parse::Parsed;
 use crate::reason::Reason;
 use crate::tables::Tables;
 
-/// The hops that an answer has: IANA's recommendation ("IP Parameters", default TTL).
+/// The hop count of an answer: IANA's recommendation ("IP Parameters", default TTL).
 const TTL: u8 = 64;
 
-/// What became of an ICMP message.
+/// The result for an ICMP message.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Message {
-    /// An echo request, which is its answer now.
+    /// An echo request, which has been turned into its reply.
     Answered,
-    /// It is an error, and has not been looked into.
+    /// An error, not parsed yet.
     Error,
 }
 
-/// Answers an echo request to a VIP, and tells an error from what is the host's.
+/// Answers an echo request to a VIP, and separates errors from messages for the host.
 ///
-/// A call of its own in the kernel, not inlined: it is rare.
+/// Not inlined, since it is rare.
 #[inline(never)]
 pub fn icmp<P: Packet, T: Tables>(
     packet: &mut P,
@@ -59,16 +58,16 @@ pub fn icmp<P: Packet, T: Tables>(
     }
 }
 
-/// Whether this is a packet to answer: from one host, and without IP options or extension headers,
-/// which an answer would have to treat each in its own way (RFC 1122 section 3.2.2.6).
+/// Whether this packet may be answered: it is from a single host, and without IP options or extension headers, which an answer
+/// would have to handle individually (RFC 1122 section 3.2.2.6).
 #[inline(always)]
 fn is_plain(parsed: &Parsed) -> bool {
     let header = if parsed.is_v4 { size_of::<Ipv4>() } else { size_of::<Ipv6>() };
     parsed.l4 - parsed.l3 == header && parsed.key.source.is_one_host()
 }
 
-/// Turns an echo request into its answer: both addresses change places, and the sum under the checksums
-/// stays the same but for the hop count and the message's kind.
+/// Turns an echo request into its reply: the addresses are swapped, and the sum under the checksums only changes with the hop
+/// count and the message's type.
 #[inline(always)]
 fn answer<P: Packet>(packet: &mut P, parsed: &Parsed, mut message: Icmp) -> Result<(), Reason> {
     let reply = if parsed.is_v4 {

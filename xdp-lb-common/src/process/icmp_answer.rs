@@ -1,7 +1,6 @@
-//! ICMP errors that answer a packet (RFC 792, RFC 4443), made of the packet itself: its beginning is quoted, its tail cut
-//! off.
+//! ICMP errors in answer to a packet (RFC 792, RFC 4443), made from the packet itself: its beginning is quoted, its tail cut off.
 //!
-//! To "fragmentation needed" an IPv4 packet that may be fragmented gets it as well, since nothing here could fragment it.
+//! An IPv4 packet that may be fragmented is also answered with "fragmentation needed", since nothing here can fragment it.
 
 use super::rewrite::{Departure, Limit, ethertype, write_ethernet};
 use crate::net::{Address, Be16, Be32, Protocol};
@@ -15,16 +14,16 @@ use crate::packet::{Before, Packet};
 use crate::reason::Reason;
 use crate::tables::FlowKey;
 
-/// How much of a packet is quoted at the most, bytes: what keeps the answer within 576 bytes for IPv4 (RFC 1812 section
-/// 4.3.2.3), and within the 1280 that every way takes for IPv6 (RFC 4443 section 2.4 (c)).
+/// The maximum number of bytes quoted: so many that the answer fits in 576 bytes for IPv4 (RFC 1812 section 4.3.2.3), and in the
+/// IPv6 minimum MTU of 1280 (RFC 4443 section 2.4 (c)).
 const QUOTED_V4: usize = 576 - size_of::<Ipv4>() - size_of::<Icmp>();
 const QUOTED_V6: usize = IPV6_LEAST - size_of::<Ipv6>() - size_of::<Icmp>();
 
-/// How much is quoted behind the IP header where the sender needs no more, bytes: the ports, and what tells a TCP segment
-/// from others (RFC 792). A longer quote would only make more of a small packet.
+/// The number of bytes quoted after the IP header if the sender needs no more: the ports, and what identifies a TCP segment (RFC
+/// 792). A longer quote would only amplify small packets.
 const QUOTED_TRANSPORT: usize = 8;
 
-/// The MTU that every way of IPv6 must have (RFC 8200 section 5).
+/// The IPv6 minimum MTU (RFC 8200 section 5).
 const IPV6_LEAST: usize = 1280;
 
 /// "Fragmentation needed and DF set", a code of [`ICMP_UNREACHABLE`].
@@ -36,24 +35,23 @@ const PORT_UNREACHABLE_V6: u8 = 4;
 /// "Internetwork control" (RFC 1812 section 4.3.2.5).
 const PRECEDENCE: u8 = 0xc0;
 
-/// What a sender is told. It lies in the scratch: each value that the verifier knew would be another way through what
-/// follows.
+/// An ICMP error. It is in the scratch: each value that the verifier tracks would add a path through the code that follows.
 #[derive(Default)]
 pub struct Message {
-    /// In whose name.
+    /// Its source address.
     from: Address,
     /// ICMP's type and code.
     kind: u8,
     code: u8,
-    /// How many bytes of the packet are quoted, a multiple of four.
+    /// The number of bytes of the packet that are quoted, a multiple of four.
     quoted: u16,
     /// The second word of ICMP's header.
     rest: u32,
 }
 
 impl Message {
-    /// That the packet is larger than its way takes: ICMPv4 "fragmentation needed and DF set" (RFC 1191) or ICMPv6
-    /// "packet too big" (RFC 4443 section 3.2).
+    /// The packet is larger than its path's MTU: ICMPv4 "fragmentation needed and DF set" (RFC 1191) or ICMPv6 "packet too big"
+    /// (RFC 4443 section 3.2).
     #[inline(always)]
     pub fn too_big(&mut self, parsed: &Parsed, limit: &Limit) {
         let fits = u32::from(limit.fits);
@@ -65,7 +63,7 @@ impl Message {
         self.quote(parsed, parsed.ip_length as usize);
     }
 
-    /// That nobody is there any more.
+    /// The destination no longer exists.
     #[inline(always)]
     pub fn port_unreachable(&mut self, parsed: &Parsed) {
         if parsed.is_v4 {
@@ -76,7 +74,7 @@ impl Message {
         self.quote(parsed, parsed.l4 - parsed.l3 + QUOTED_TRANSPORT);
     }
 
-    /// That the packet has no hops left, in this router's name.
+    /// The packet has no hops left. Sent from this router's address.
     #[inline(always)]
     pub fn time_exceeded(&mut self, parsed: &Parsed, from: &Address) {
         let kind = if parsed.is_v4 { ICMP_TIME_EXCEEDED } else { ICMPV6_TIME_EXCEEDED };
@@ -89,7 +87,7 @@ impl Message {
         (self.from, self.kind, self.code, self.rest) = (*from, kind, code, rest);
     }
 
-    /// Quotes so many bytes, as far as they are there and an answer may be so long.
+    /// Quotes this many bytes, at most the packet's length and the maximum.
     #[inline(always)]
     fn quote(&mut self, parsed: &Parsed, bytes: usize) {
         let most = if parsed.is_v4 { QUOTED_V4 } else { QUOTED_V6 };
@@ -97,7 +95,7 @@ impl Message {
     }
 }
 
-/// Whether every way must take a packet of this length: "packet too big" would not help its sender.
+/// Whether every path must take a packet of this length: "packet too big" would not help its sender.
 #[inline(always)]
 pub fn fits_every_way(parsed: &Parsed) -> bool {
     !parsed.is_v4 && parsed.ip_length <= IPV6_LEAST as u32
@@ -116,9 +114,9 @@ pub fn back(parsed: &Parsed) -> Departure {
     }
 }
 
-/// Makes the packet this message to its sender.
+/// Turns the packet into this message to its sender.
 ///
-/// A call of its own in the kernel, not inlined: a program's stack is 512 bytes.
+/// Not inlined: a program's stack is 512 bytes.
 #[inline(never)]
 pub fn send<P: Packet>(packet: &mut P, parsed: &Parsed, message: &Message) -> Result<(), Reason> {
     let Message { ref from, kind, code, quoted, rest } = *message;
@@ -134,7 +132,7 @@ pub fn send<P: Packet>(packet: &mut P, parsed: &Parsed, message: &Message) -> Re
     }
     let end = parsed.l3 + quoted;
     packet.cut_tail(packet.length().saturating_sub(end)).ok_or(Reason::Internal)?;
-    // Before the ways part: the verifier walks the loop once for each.
+    // Before the branches: the verifier walks the loop once for each.
     let mut sum = sum(packet, parsed.l3, summed).ok_or(Reason::Internal)?;
     let header = if parsed.is_v4 { size_of::<Ipv4>() } else { size_of::<Ipv6>() };
     let outer = header + size_of::<Icmp>();
@@ -160,7 +158,7 @@ pub fn send<P: Packet>(packet: &mut P, parsed: &Parsed, message: &Message) -> Re
     packet.write(parsed.l3 + header, icmp).ok_or(Reason::Internal)
 }
 
-/// The sum of so many bytes, a multiple of four.
+/// The sum of this many bytes, a multiple of four.
 #[inline(always)]
 fn sum<P: Packet>(packet: &P, at: usize, bytes: usize) -> Option<Sum> {
     let mut sum = Sum::default();

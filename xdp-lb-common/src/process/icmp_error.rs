@@ -1,10 +1,10 @@
-//! ICMP errors about a flow (RFC 5508 section 4 says what a NAT does with them): path MTU discovery and
-//! "port unreachable" work through the load balancer as if it were not there.
+//! ICMP errors about a flow (a NAT's duties are in RFC 5508 section 4): path MTU discovery and "port unreachable" work through
+//! the load balancer as if it were not there.
 //!
-//! An error quotes the packet that it is about, as that packet was where the error was made. Towards a
-//! backend, and towards a client, the quote becomes that packet as its sender knows it, and all checksums
-//! follow: those of the quote, where it is long enough to have them, and ICMP's own, which covers it.
-//! Nothing about the quote is trusted; no record is made or kept alive by an error.
+//! An error quotes the packet that it is about, as that packet was where the error was generated. Towards a backend, and towards
+//! a client, the quote is translated to that packet as its sender knows it, and all checksums are updated: those in the quote, if
+//! it is long enough to include them, and ICMP's own, which covers the quote. The quote is not trusted: an error neither creates
+//! a record nor refreshes one.
 
 use super::context::{Context, Scratch};
 use super::forward::find;
@@ -21,23 +21,23 @@ use crate::packet::{Before, Packet};
 use crate::reason::Reason;
 use crate::tables::{BackendIndex, FlowKey, Tables};
 
-/// Whose packet an ICMP error quotes.
+/// The sender of the packet that an ICMP error quotes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum About {
-    /// One that a VIP sent to a client: a backend's.
+    /// A packet from a VIP to a client: a backend's.
     Backend,
-    /// One that was sent to a backend: a client's.
+    /// A packet to a backend: a client's.
     Client,
 }
 
-/// Says whose packet the error quotes, once that is read.
+/// Returns whose packet the error quotes, once the quote is parsed.
 ///
-/// Like the steps that follow, a call of its own in the kernel, not inlined, and one that leaves what it
-/// finds in the scratch: a program's stack is 512 bytes, and all calls under way share it.
+/// Not inlined, like the steps that follow, and leaves its results in the scratch: a program's stack is 512 bytes, shared by all
+/// active calls.
 #[inline(never)]
 pub fn about<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<About, Reason> {
     let Scratch { parsed, quoted, vip, .. } = scratch;
-    // An error goes to the sender of the packet that it quotes.
+    // An error is sent to the source of the packet that it quotes.
     if parsed.key.destination != quoted.key.source {
         return Err(Reason::NotTcpOrUdp);
     }
@@ -53,12 +53,12 @@ pub fn about<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<About, Reas
     Ok(about)
 }
 
-/// The smallest MTU that a backend is told, bytes of IP: IPv6's least (RFC 8200 section 5), of IPv4 too. A backend of
-/// `full-nat` knows all clients by one address, so what one of them says holds for all.
+/// The smallest MTU that a backend is told, in bytes of IP: IPv6's minimum (RFC 8200 section 5), for IPv4 too. A backend of
+/// `full-nat` sees all clients as one address, so an MTU from one of them applies to all.
 const LEAST_MTU: u16 = 1280;
 
-/// "Fragmentation needed" (RFC 1191 section 4) and "packet too big" (RFC 4443 section 3.2), which have the MTU in the last
-/// 16 bits of their header.
+/// "Fragmentation needed" (RFC 1191 section 4) and "packet too big" (RFC 4443 section 3.2), which have the MTU in the last 16
+/// bits of their header.
 #[inline(always)]
 fn tells_mtu(is_v4: bool, message: &Icmp) -> bool {
     if is_v4 {
@@ -68,10 +68,10 @@ fn tells_mtu(is_v4: bool, message: &Icmp) -> bool {
     }
 }
 
-/// Sees to it that an error does not tell a backend a smaller MTU than [`LEAST_MTU`].
+/// Raises the MTU in an error for a backend to at least [`LEAST_MTU`].
 #[inline(never)]
 pub fn bound_mtu<P: Packet>(packet: &mut P, parsed: &Parsed) -> Result<(), Reason> {
-    // Else LLVM makes arguments of the packet's two ends, 32 bits wide, which the verifier takes for no pointers.
+    // Otherwise LLVM passes the packet's two ends as 32-bit arguments, which the verifier does not accept as pointers.
     let packet = core::hint::black_box(packet);
     let mut message: Icmp = packet.read(parsed.l4).ok_or(Reason::Internal)?;
     // In IPv4 the upper half has another meaning (RFC 4884 section 4.1).
@@ -86,17 +86,17 @@ pub fn bound_mtu<P: Packet>(packet: &mut P, parsed: &Parsed) -> Result<(), Reaso
     packet.write(parsed.l4, message).ok_or(Reason::Internal)
 }
 
-/// Finds the backend whose packet is quoted, and how the error leaves for it. Says whether the backend sent that packet
-/// in the VIP's name itself (`dsr`, `ipip`, `gue`), so that it gets the error as it is.
+/// Finds the backend whose packet is quoted, and how the error is sent to it. Returns whether the backend sent that packet in the
+/// VIP's name itself (`dsr`, `ipip`, `gue`), so that it gets the error unchanged.
 #[inline(never)]
 pub fn to_backend<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<bool, Reason> {
     let Scratch { parsed, quoted, requoted, departure, meta, backend: place, vip, room, .. } = scratch;
     check_hops(parsed)?;
     let settings = tables.settings().ok_or(Reason::Internal)?;
     let service = ports::at(tables, vip).ok_or(Reason::Internal)?;
-    // The backend is the one that the client's own packets go to.
+    // The backend is the one of the client's own packets.
     quoted.key = quoted.key.reversed();
-    // What is quoted holds no more of a packet than its ports.
+    // The quote only has the packet's headers up to its ports.
     meta.named = BackendIndex(0);
     meta.skipped = 0;
     let context = Context { tables, settings, parsed: quoted, meta };
@@ -107,7 +107,7 @@ pub fn to_backend<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<bool, 
     *requoted = FlowKey::new(backend.endpoint_for(&quoted.key.source_endpoint()), client);
     departure.key = requoted.reversed();
     if client.address == quoted.key.destination {
-        // A backend of `full-nat` need not know a way to anybody but this host; others see who made the error.
+        // A backend of `full-nat` may only have a route to this host. Others see who generated the error.
         departure.key.source = parsed.key.source;
     }
     departure.aim(backend);
@@ -115,8 +115,8 @@ pub fn to_backend<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<bool, 
     Ok(service.mode.keeps_addresses())
 }
 
-/// Finds the client whose packet is quoted, and how the error leaves for it: in the VIP's name, from which
-/// the client's firewall expects it. Says whether the flow's record tells; else the routes do.
+/// Finds the client whose packet is quoted, and how the error is sent to it: from the VIP, as the client's firewall expects.
+/// Returns whether the way is in the flow's record; otherwise the routes decide.
 #[inline(never)]
 pub fn to_client<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<bool, Reason> {
     let Scratch { parsed, quoted, requoted, departure, backend, room, .. } = scratch;
@@ -142,7 +142,7 @@ pub fn to_client<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<bool, R
     }
 }
 
-/// The same, where the routes tell.
+/// The same, by the routes.
 #[inline(never)]
 pub fn to_client_by_route<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<(), Reason> {
     let Scratch { parsed, requoted, query, departure, .. } = scratch;
@@ -153,7 +153,7 @@ pub fn to_client_by_route<T: Tables>(tables: &T, scratch: &mut Scratch) -> Resul
     Ok(())
 }
 
-/// Sends the error off as it is to leave, and counts it.
+/// Sends the translated error, and counts it.
 #[inline(never)]
 pub fn send<P: Packet, T: Tables>(
     packet: &mut P,
@@ -163,7 +163,7 @@ pub fn send<P: Packet, T: Tables>(
 ) -> Result<(), Reason> {
     let Scratch { parsed, quoted, requoted, departure, backend, .. } = scratch;
     rewrite_error(packet, parsed, quoted, requoted, departure)?;
-    // As received: kept over the rewriting, the number would take room on the stack.
+    // As received. Kept across the rewriting, the number would take stack space.
     let bytes = (packet.length() + parsed.l3 - P::in_bytes(departure.tags).header_length()) as u64;
     let mut traffic = tables.traffic(*backend).ok_or(Reason::Internal)?;
     match about {
@@ -173,7 +173,7 @@ pub fn send<P: Packet, T: Tables>(
     Ok(())
 }
 
-/// Gives the error its new addresses, its quote those that its receiver knows, and a new Ethernet header.
+/// Gives the error its new addresses, its quote the ones that the receiver knows, and a new Ethernet header.
 #[inline(always)]
 fn rewrite_error<P: Packet>(
     packet: &mut P,
@@ -193,7 +193,7 @@ fn rewrite_error<P: Packet>(
     write_ethernet(packet, parsed.l3, Before::Nothing, ethertype(parsed.is_v4), departure)
 }
 
-/// The quoted packet: its addresses, ports and checksums, and what that changes under the message's checksum.
+/// Rewrites the quoted packet's addresses, ports and checksums, and adds the changes to the message's checksum.
 #[inline(always)]
 fn rewrite_quote<P: Packet>(
     packet: &mut P,

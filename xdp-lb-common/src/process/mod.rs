@@ -1,4 +1,4 @@
-//! The datapath: what happens to every packet. The same code runs in the kernel and on the host.
+//! The datapath, for every packet. The same code runs in the kernel and on the host.
 
 #![forbid(unsafe_code)]
 
@@ -51,8 +51,7 @@ use crate::tables::filter::VIP;
 use crate::tables::flow::{Direction, advance};
 use crate::tables::{BackendIndex, Tables};
 
-/// Takes one packet from its arrival to its verdict, and counts it. Most packets need no scratch: it is lent
-/// where one does.
+/// Processes one packet from its arrival to its verdict, and counts it. Most packets need no scratch, so it is lent on demand.
 #[inline(always)]
 pub fn process<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut impl Scratchpad) -> Verdict {
     let roles = roles::roles(packet, tables);
@@ -89,8 +88,8 @@ pub fn process_slow_path<P: Packet, T: Tables>(packet: &mut P, tables: &T, scrat
     slow_path(packet, tables, roles, scratch)
 }
 
-/// For packets that are ours, as each caller has seen: were it looked at here, the compiler would make all that follows once
-/// for each of the roles.
+/// For packets that concern the load balancer, which each caller has checked: checked here, the compiler would duplicate the code
+/// that follows for each role.
 #[inline(always)]
 fn slow_path<P: Packet, T: Tables>(packet: &mut P, tables: &T, roles: u8, scratch: &mut Scratch) -> Verdict {
     scratch.roles = roles;
@@ -104,14 +103,14 @@ fn slow_path<P: Packet, T: Tables>(packet: &mut P, tables: &T, roles: u8, scratc
     }
 }
 
-/// Counts why a packet is not forwarded, and says what becomes of it.
+/// Counts why a packet is not forwarded, and returns its verdict.
 #[inline(always)]
 fn conclude<T: Tables>(tables: &T, reason: Reason) -> Verdict {
     tables.count(reason);
     verdict(reason)
 }
 
-/// What becomes of a packet that is not forwarded.
+/// The verdict on a packet that is not forwarded.
 #[inline(always)]
 fn verdict(reason: Reason) -> Verdict {
     match reason.kind() {
@@ -158,9 +157,9 @@ fn balance<P: Packet, T: Tables>(
     Ok(leave_by(scratch.departure.ifindex, scratch.parsed.ingress))
 }
 
-/// Takes an ICMP message to its departure: an error about a flow, or a ping.
+/// Handles an ICMP message up to its departure: an error about a flow, or a ping.
 ///
-/// A call of its own in the kernel, not inlined, as [`steer`] is: a program's stack is 512 bytes.
+/// Not inlined, like [`steer`]: a program's stack is 512 bytes.
 #[inline(never)]
 fn answer_or_translate<P: Packet, T: Tables>(
     packet: &mut P,
@@ -192,13 +191,13 @@ fn answer_or_translate<P: Packet, T: Tables>(
     }
 }
 
-/// By which interface a packet leaves.
+/// The verdict by the interface on which a packet leaves.
 #[inline(always)]
 fn leave_by(ifindex: u32, ingress: u32) -> Verdict {
     if ifindex == ingress { Verdict::Transmit } else { Verdict::Redirect(ifindex) }
 }
 
-/// Takes a packet of a flow to its departure.
+/// Handles a packet of a flow up to its departure.
 #[inline(never)]
 fn steer<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Scratch) -> Result<(), Reason> {
     let Scratch { parsed, departure, query, meta, roles, room, .. } = scratch;

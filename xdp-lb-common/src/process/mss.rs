@@ -1,5 +1,5 @@
-//! The largest segment that a TCP connection's first packets announce (RFC 9293 section 3.7.1), bounded by what the path
-//! to the backend takes: so neither end sends what would have to be answered by "packet too big", which may never arrive.
+//! Clamps the maximum segment size in a TCP connection's first packets (RFC 9293 section 3.7.1) to the MTU of the path to the
+//! backend, so that neither end sends packets that need "packet too big", which may never arrive.
 
 use crate::net::{Be16, Be32};
 use crate::packet::Packet;
@@ -13,29 +13,29 @@ const END: u8 = 0;
 const NO_OPERATION: u8 = 1;
 const MAXIMUM_SEGMENT_SIZE: u8 = 2;
 
-/// The length of the option, its kind and length included.
+/// The length of the option, including kind and length.
 const LENGTH: u8 = 4;
 
-/// How many options are walked: systems put this one first or second.
+/// The maximum number of options that are parsed: hosts put this one first or second.
 const OPTIONS: usize = 8;
 
-/// What each end assumes of one that announces nothing (RFC 9293 section 3.7.1): no bound is below.
+/// The default if an end announces nothing (RFC 9293 section 3.7.1): the bound is never lower.
 const LEAST_V4: usize = 536;
 const LEAST_V6: usize = 1220;
 
-/// The largest segment that an IP packet of this size holds.
+/// The maximum segment size for an IP packet of this size.
 #[inline(always)]
 fn bound(is_v4: bool, mtu: u16) -> u16 {
     let (ip, least) = if is_v4 { (size_of::<Ipv4>(), LEAST_V4) } else { (size_of::<Ipv6>(), LEAST_V6) };
     usize::from(mtu).saturating_sub(ip + size_of::<Tcp>()).max(least) as u16
 }
 
-/// Whether a SYN is seen at once to announce no more than fits in an IP packet of `mtu` bytes (0: any): it has no options, or
-/// its first one says so. Else [`clamp`] has to look closer.
+/// Whether a SYN clearly announces no more than fits in an IP packet of `mtu` bytes (0: any): it has no options, or its first one
+/// is small enough. Otherwise [`clamp`] parses the options.
 #[inline(always)]
 pub fn is_bounded<P: Packet>(packet: &P, parsed: &Parsed, mtu: u16) -> bool {
     const NO_OPTIONS: u16 = (size_of::<Tcp>() / 4) as u16;
-    // With the byte behind it: the verifier does not follow how the end of a packet is compared for one byte.
+    // Read with the next byte: the verifier does not follow the bounds check that LLVM makes for a single byte.
     let offset = packet.read::<Be16>(parsed.l4 + core::mem::offset_of!(Tcp, data_offset));
     if mtu == 0 || offset.is_some_and(|offset| offset.get() >> 12 == NO_OPTIONS) {
         return true;
@@ -46,12 +46,12 @@ pub fn is_bounded<P: Packet>(packet: &P, parsed: &Parsed, mtu: u16) -> bool {
     is_size & (option as u16 <= bound(parsed.is_v4, mtu))
 }
 
-/// Bounds what a SYN announces by what fits in an IP packet of `mtu` bytes (0: any).
+/// Clamps the MSS of a SYN to what fits in an IP packet of `mtu` bytes (0: any).
 ///
-/// A call of its own in the kernel, not inlined: it is rare.
+/// Not inlined, since it is rare.
 #[inline(never)]
 pub fn clamp<P: Packet>(packet: &mut P, parsed: &Parsed, mtu: u16) -> Result<(), Reason> {
-    // Else LLVM makes arguments of the packet's two ends, 32 bits wide, which the verifier takes for no pointers.
+    // Otherwise LLVM passes the packet's two ends as 32-bit arguments, which the verifier does not accept as pointers.
     let packet = core::hint::black_box(packet);
     if is_bounded(packet, parsed, mtu) {
         return Ok(());
@@ -70,7 +70,7 @@ pub fn clamp<P: Packet>(packet: &mut P, parsed: &Parsed, mtu: u16) -> Result<(),
             END => break,
             NO_OPERATION => at += 1,
             MAXIMUM_SEGMENT_SIZE if length == LENGTH => return write(packet, parsed, at + 2, most),
-            // What is shorter than its own head lies.
+            // A length below 2 is invalid.
             _ if length < 2 => break,
             _ => at += usize::from(length),
         }
@@ -78,7 +78,7 @@ pub fn clamp<P: Packet>(packet: &mut P, parsed: &Parsed, mtu: u16) -> Result<(),
     Ok(())
 }
 
-/// Writes the size that stands here, where it is larger.
+/// Writes this size if the current one is larger.
 #[inline(always)]
 fn write<P: Packet>(packet: &mut P, parsed: &Parsed, at: usize, most: u16) -> Result<(), Reason> {
     let old: Be16 = packet.read(at).ok_or(Reason::Internal)?;
@@ -87,7 +87,7 @@ fn write<P: Packet>(packet: &mut P, parsed: &Parsed, at: usize, most: u16) -> Re
     }
     let new = Be16::new(most);
     packet.write(at, new).ok_or(Reason::Internal)?;
-    // Behind an odd number of bytes its own two are the halves of two words, each in the other's place.
+    // At an odd offset, its two bytes are in two different words of the sum, each in the other half.
     let word = |value: Be16| {
         if (at - parsed.l4).is_multiple_of(2) { value.word() } else { value.word().swap_bytes() }
     };

@@ -1,12 +1,12 @@
-//! Which of the balancer's own addresses a backend sees as a flow's sender.
+//! The balancer's own address that a backend sees as a flow's source.
 
 use crate::hash::FlowHash;
 use crate::net::Address;
 use crate::reason::Reason;
 use crate::tables::{Backend, Service, Tables};
 
-/// The address that stands for the client of a flow: one of those that the service names, by the flow's hash, else
-/// the one on the way to the backend.
+/// The balancer's own address for a flow: one of the service's, selected by the flow's hash, else the one on the way to the
+/// backend.
 #[inline(always)]
 pub fn own_address<'a, T: Tables>(
     tables: &'a T,

@@ -1,13 +1,12 @@
-//! Whose a packet's end is where services may have one port, a range of them, or all: what says most counts.
+//! Looks up a packet's endpoint where services may have one port, a range of ports, or all: the most specific one wins.
 //!
-//! What comes behind the exact port is a call of its own in the kernel, not inlined, which few packets make; it is
-//! given the whole key, since an end of it would have to be put on the stack.
+//! The lookups after the exact port are not inlined: few packets need them. They take the whole key, since an endpoint would have
+//! to be copied to the stack.
 
 use crate::net::{Endpoint, Port};
 use crate::tables::{FlowKey, Reply, Service, Tables};
 
-/// The service that this packet is for: the one on its port, else the one on a range, else the one on all ports of the
-/// address.
+/// The packet's service: the one on its port, else the one on a range, else the one on all ports of the address.
 #[inline(always)]
 pub fn service<'t, T: Tables>(tables: &'t T, key: &FlowKey) -> Option<&'t Service> {
     match tables.service(&key.destination_endpoint()) {
@@ -21,7 +20,7 @@ fn behind_exact<'t, T: Tables>(tables: &'t T, key: &FlowKey) -> Option<&'t Servi
     in_range(tables, &key.destination_endpoint())
 }
 
-/// The service that has this port of this address. A call of its own, as above.
+/// The service with this port of this address. Not inlined, as above.
 #[inline(never)]
 pub fn at<'t, T: Tables>(tables: &'t T, vip: &Endpoint) -> Option<&'t Service> {
     match tables.service(vip) {
@@ -39,7 +38,7 @@ fn in_range<'t, T: Tables>(tables: &'t T, vip: &Endpoint) -> Option<&'t Service>
     tables.service(&vip.with_port(first).range())
 }
 
-/// What to do with this packet from a backend: the rule of its port, else that of all of the address's ports.
+/// The rule for this packet from a backend: that of its port, else that of all ports of the address.
 #[inline(always)]
 pub fn reply<'t, T: Tables>(tables: &'t T, key: &FlowKey) -> Option<&'t Reply> {
     match tables.reply(&key.source_endpoint()) {
@@ -53,14 +52,14 @@ fn of_all_ports<'t, T: Tables>(tables: &'t T, key: &FlowKey) -> Option<&'t Reply
     tables.reply(&key.source_endpoint().with_port(Port::new(0)))
 }
 
-/// Whether packets to this one's destination are a backend's. A call of its own, as above.
+/// Whether this packet's destination is a backend. Not inlined, as above.
 #[inline(never)]
 pub fn is_to_backend<T: Tables>(tables: &T, key: &FlowKey) -> bool {
     let backend = key.destination_endpoint();
     tables.reply(&backend).is_some() || tables.reply(&backend.with_port(Port::new(0))).is_some()
 }
 
-/// Whether this packet's sender is a service or a backend.
+/// Whether this packet's source is a service or a backend.
 #[inline(always)]
 pub fn sender_is_ours<T: Tables>(tables: &T, key: &FlowKey) -> bool {
     sender_is_service(tables, key) || sender_is_backend(tables, key)

@@ -1,9 +1,9 @@
-//! QUIC: which server a packet's connection id names, so that a connection stays with its backend when the client's
-//! address changes.
+//! QUIC: the server that a packet's connection id names, so that a connection stays with its backend when the client's address
+//! changes.
 //!
-//! Connection ids are read as draft-ietf-quic-load-balancers-21 has them without encryption: a first byte with the
-//! configuration's number in its upper three bits (7: the id cannot be routed by), then the server id, then a nonce.
-//! Nothing else of QUIC is looked at but what all its versions share (RFC 8999).
+//! Connection ids have the format of draft-ietf-quic-load-balancers-21 without encryption: a first byte with the configuration's
+//! number in its upper three bits (7: not routable), then the server id, then a nonce. Apart from that, only what all versions of
+//! QUIC share is parsed (RFC 8999).
 
 use super::choose::{ends_flows, keeps_flows};
 use crate::packet::Packet;
@@ -14,17 +14,17 @@ use crate::tables::{BackendIndex, ServerId, ServerKey, Service, Tables};
 
 /// The first bit of a packet with a long header (RFC 8999 section 5.1).
 const LONG_HEADER: u8 = 0x80;
-/// Where the length of a long header's connection id stands: behind the first byte and the version.
+/// The offset of the connection id's length in a long header: after the first byte and the version.
 const LENGTH_AT: usize = 5;
-/// How many bytes are read behind a connection id's first byte. Behind a connection id with a whole server id there
-/// are so many in every packet: at least 20 follow the connection id (RFC 9001 section 5.4.2).
+/// The number of bytes read after a connection id's first byte. Every packet whose connection id has a whole server id is long
+/// enough: at least 20 bytes follow the connection id (RFC 9001 section 5.4.2).
 const ROOM: usize = size_of::<ServerId>();
 
-/// The backend that a packet of the service is meant for, by its connection id; 0: the id names none that is up or
-/// draining, as where it is the client's own choice.
+/// The backend that the packet's connection id names. 0 if it names none that is up or draining, for example if the client chose
+/// the id.
 ///
 /// # Errors
-/// The connection has ended with its backend.
+/// If the connection has ended with its backend.
 #[inline(always)]
 pub fn named<P: Packet, T: Tables>(
     packet: &P,
@@ -38,7 +38,7 @@ pub fn named<P: Packet, T: Tables>(
     look_up(packet, tables, service, parsed)
 }
 
-/// A call of its own in the kernel, not inlined: few services are QUIC's.
+/// Not inlined: few services use QUIC.
 #[inline(never)]
 fn look_up<P: Packet, T: Tables>(
     packet: &P,
@@ -46,7 +46,7 @@ fn look_up<P: Packet, T: Tables>(
     service: &Service,
     parsed: &Parsed,
 ) -> Result<BackendIndex, Reason> {
-    // Else LLVM makes arguments of the packet's two ends, 32 bits wide, which the verifier takes for no pointers.
+    // Otherwise LLVM passes the packet's two ends as 32-bit arguments, which the verifier does not accept as pointers.
     let packet = core::hint::black_box(packet);
     let Some(id) = server_id(packet, service, parsed) else { return Ok(BackendIndex(0)) };
     let index = tables.quic_server(&ServerKey { service: service.index, id });
@@ -57,7 +57,7 @@ fn look_up<P: Packet, T: Tables>(
     }
 }
 
-/// The server id in a packet's connection id, where it has one of the service's configuration.
+/// The server id in a packet's connection id, if it has the service's configuration.
 #[inline(always)]
 fn server_id<P: Packet>(packet: &P, service: &Service, parsed: &Parsed) -> Option<ServerId> {
     let udp: Udp = packet.read(parsed.l4)?;
@@ -84,8 +84,8 @@ fn server_id<P: Packet>(packet: &P, service: &Service, parsed: &Parsed) -> Optio
     Some(bytes.first_bytes(service.server_id_length))
 }
 
-/// The byte at this offset, which is not the frame's last. Of two, since for a single one LLVM compares offset and end in
-/// a way that tells the verifier nothing.
+/// The byte at this offset, which is not the frame's last. Reads two bytes: for a single one, LLVM compares offset and end in a
+/// way that the verifier does not understand.
 #[inline(always)]
 fn byte<P: Packet>(packet: &P, at: usize) -> Option<u8> {
     let [byte, _]: [u8; 2] = packet.read(at)?;
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
     use crate::host::Buffer;
 
-    /// Reads a datagram's server id, of three bytes, in configuration 2. Behind the datagram the frame goes on.
+    /// Reads a datagram's server id, of three bytes, in configuration 2. More of the frame follows the datagram.
     fn read(datagram: &[u8]) -> Option<ServerId> {
         let service = Service { server_id_length: 3, quic_config: 2, ..Service::default() };
         let length = (8 + datagram.len()) as u16;
@@ -141,7 +141,7 @@ mod tests {
             assert_eq!(read(&short(0x40, &id, 20)), None, "{first:#x}");
             assert_eq!(read(&long(8, &id, 30)), None, "{first:#x}");
         }
-        // Lengths that hold no whole server id, whatever follows them.
+        // Lengths without room for a whole server id, whatever follows them.
         for length in 0..=3 {
             assert_eq!(read(&long(length, &ID, 30)), None, "{length}");
         }

@@ -1,4 +1,4 @@
-//! How many flows each client of a service may begin.
+//! Limits the rate of new flows per client of a service.
 
 use super::context::Context;
 use crate::net::Address;
@@ -6,18 +6,18 @@ use crate::rate;
 use crate::reason::Reason;
 use crate::tables::{Service, SourceKey, Tables};
 
-/// A second, in the clock that rates are kept by.
+/// A second, in the clock of the rates.
 const SECOND: u64 = 1_000_000_000;
 
-/// How many first bits of an IPv6 address count as one source: a host takes ever new addresses in its
-/// network of 64 bits (RFC 8981).
+/// The number of leading bits of an IPv6 address that count as one source: a host changes addresses within its 64-bit network
+/// (RFC 8981).
 const V6_SOURCE: u8 = 64;
 
-/// Lets a packet without a record begin a flow, where its source has not begun too many recently. A packet
-/// that is certainly of an older flow goes through.
+/// Lets a packet without a record begin a flow, unless its source has begun too many recently. A packet that is certainly in
+/// mid-flow is not limited.
 #[inline(always)]
 pub fn admit<T: Tables>(context: &Context<'_, T>, service: &Service) -> Result<(), Reason> {
-    // A connection that goes on from another address is not a new one.
+    // A connection that continues from another address is not new.
     if (service.new_flow_rate == 0) | (context.meta.named.0 != 0) {
         return Ok(());
     }
@@ -27,7 +27,7 @@ pub fn admit<T: Tables>(context: &Context<'_, T>, service: &Service) -> Result<(
     spend(context.tables, service, &context.parsed.key.source)
 }
 
-/// Takes a token of the source's bucket. Of two CPUs that take one at the same time, one may take it for nothing.
+/// Takes a token from the source's bucket. If two CPUs do so at the same time, one of them may get it for free.
 #[inline(never)]
 fn spend<T: Tables>(tables: &T, service: &Service, source: &Address) -> Result<(), Reason> {
     let bits = if source.is_v4() { 128 } else { V6_SOURCE };

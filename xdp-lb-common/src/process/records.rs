@@ -1,4 +1,4 @@
-//! Flows' records, as packets find and note them: [`crate::flow_table`] has them.
+//! Finds and updates flows' records in [`crate::flow_table`] for packets.
 
 use super::flow_count;
 use crate::flow_table::Steps as _;
@@ -10,14 +10,14 @@ use crate::packet::parse::Parsed;
 use crate::tables::flow::Direction;
 use crate::tables::{Backend, BackendIndex, FlowKey, Settings, Tables};
 
-/// Finds the record of the flow that a client's packet belongs to.
+/// Finds the record of the flow to which a client's packet belongs.
 #[inline(always)]
 pub fn of_client<T: Tables>(tables: &T, settings: &Settings, key: &FlowKey, room: &mut Room) -> Found {
     room.flow = *key;
     tables.flow_table().find_flow(settings, room)
 }
 
-/// Finds the record of the flow that a backend's packet belongs to, by the port that the backend knows its client by.
+/// Finds the record of the flow to which a backend's packet belongs, by its SNAT port.
 #[inline(never)]
 pub fn of_backend<T: Tables>(tables: &T, key: &FlowKey, room: &mut Room) -> Found {
     room.backend = key.source_endpoint();
@@ -26,7 +26,7 @@ pub fn of_backend<T: Tables>(tables: &T, key: &FlowKey, room: &mut Room) -> Foun
     tables.flow_table().find_flow_of_reply(settings, room)
 }
 
-/// Makes the record that is to be put that of a client's packet, which leaves from `Room::source` to this backend.
+/// Prepares the new record from a client's packet that leaves from `Room::source` to this backend.
 #[inline(never)]
 pub fn prepare(parsed: &Parsed, index: BackendIndex, backend: &Backend, room: &mut Room) {
     let Room { new, source, backend: endpoint, .. } = room;
@@ -34,17 +34,17 @@ pub fn prepare(parsed: &Parsed, index: BackendIndex, backend: &Backend, room: &m
     new.set(&parsed.key, source, index, endpoint, &way_back(parsed));
 }
 
-/// Has replies go back the way that the client's packets come, where that has changed.
+/// Makes replies take the way of the client's packets, if that has changed.
 #[inline(never)]
 pub fn turn<T: Tables>(tables: &T, parsed: &Parsed, room: &mut Room) {
     let way = way_back(parsed);
     if room.record.way_back() != way {
-        // Where another CPU has changed the record meanwhile, the next packet sees to it.
+        // If another CPU has changed the record meanwhile, the next packet will do it.
         let _ = redirect(tables.flow_table(), &mut room.record, &way);
     }
 }
 
-/// The way back to whoever has sent this packet.
+/// The way back to the packet's sender.
 #[inline(always)]
 fn way_back(parsed: &Parsed) -> WayBack {
     WayBack {
@@ -55,8 +55,8 @@ fn way_back(parsed: &Parsed) -> WayBack {
     }
 }
 
-/// Notes a packet with these TCP control bits (none, for UDP) in its flow's record, and that the flow counts no longer, where it
-/// ends.
+/// Notes a packet with these TCP control bits (none for UDP) in its flow's record. If it ends the flow, the flow no longer
+/// counts.
 #[inline(always)]
 pub fn note_packet<T: Tables>(tables: &T, room: &mut Room, direction: Direction, tcp_flags: u8) -> Noted {
     let noted = tables.flow_table().note_packet(room, direction, tcp_flags);

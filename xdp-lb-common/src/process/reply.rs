@@ -17,7 +17,7 @@ use crate::reason::Reason;
 use crate::tables::flow::{Direction, longest_patience};
 use crate::tables::{BackendIndex, FlowKey, RESETS_UNKNOWN, Reply, Route, RouteQuery, Settings, Tables};
 
-/// Sends a backend's packet to the client whose flow it answers, in the VIP's name.
+/// Sends a backend's packet to the client of its flow, in the VIP's name.
 #[inline(always)]
 pub fn reply<P: Packet, T: Tables>(
     packet: &mut P,
@@ -33,7 +33,7 @@ pub fn reply<P: Packet, T: Tables>(
             Found::Record => {
                 arrival::check(tables, parsed, room.record.backend())?;
                 room.now = tables.now();
-                // Where the record has gone to another flow meanwhile, it was this one's when the packet came.
+                // If the line has become another flow's record meanwhile, it was still this flow's when the packet arrived.
                 records::note_packet(tables, room, Direction::Reply, parsed.tcp_flags);
                 recorded(&room.record, departure);
                 return send(packet, tables, parsed, room.record.backend(), departure);
@@ -55,7 +55,7 @@ pub fn reply<P: Packet, T: Tables>(
         note_end(tables, parsed, rule, room);
     }
     match routed(tables, parsed, rule, &parsed.key, length_on_wire(packet, parsed), query, departure) {
-        // It is for this host: in `full-nat` for a client.
+        // It is for this host: in `full-nat`, for a client.
         Err(Reason::NotAReply) if rule.by_record != 0 => Err(without_flow(tables, parsed, true, query)),
         Err(reason) => Err(reason),
         Ok(()) => {
@@ -65,10 +65,10 @@ pub fn reply<P: Packet, T: Tables>(
     }
 }
 
-/// What becomes of a backend's packet of no flow that is known. Passed on, the host would answer with a reset in the client's
-/// name. A health check's answer goes to a port of the host's own.
+/// The reason for a backend's packet of an unknown flow. If it were passed on, the host would answer with a reset in the client's
+/// name. The answer to a health check is to a port of the host's own.
 ///
-/// A call of its own in the kernel, not inlined: it is rare.
+/// Not inlined, since it is rare.
 #[inline(never)]
 fn without_flow<T: Tables>(
     tables: &T,
@@ -80,7 +80,7 @@ fn without_flow<T: Tables>(
     if !settings.is_snat_port(parsed.key.destination_port) {
         return Reason::NotAReply;
     }
-    // The client of a SYN-ACK sends its SYN again, and puts the record back.
+    // The client of a SYN-ACK retransmits its SYN, which restores the record.
     let is_over = is_of_full_nat
         & (settings.options & RESETS_UNKNOWN != 0)
         & (parsed.key.protocol == Protocol::TCP)
@@ -88,7 +88,7 @@ fn without_flow<T: Tables>(
     if !is_over {
         return Reason::ReplyWithoutFlow;
     }
-    // Whose it is, the answer asks.
+    // The answer checks whether it is for this host.
     *query = RouteQuery {
         source: parsed.key.source_endpoint(),
         destination: parsed.key.destination_endpoint(),
@@ -98,21 +98,21 @@ fn without_flow<T: Tables>(
     Reason::ReplyWithoutFlowAnswered
 }
 
-/// Whether a packet of a backend, all of whose flows are recorded under their clients' packets, belongs to none of them: a
-/// client talks to the backend itself. `key`: from the backend.
+/// If all flows of a backend are recorded under their clients' packets: whether this packet of the backend belongs to none of
+/// them, since the client talks to the backend directly. `key`: from the backend.
 #[inline(always)]
 pub fn is_of_no_flow<T: Tables>(tables: &T, key: &FlowKey, rule: &Reply, room: &mut Room) -> bool {
     rule.recorded_since != 0 && !may_be_of_flow(tables, key, rule, room)
 }
 
-/// Whether it belongs to one that has a record, or that may be from before they had.
+/// Whether it belongs to a flow with a record, or to one that may be older than the records.
 ///
-/// A call of its own in the kernel, not inlined: few services ask for it.
+/// Not inlined: few services need it.
 #[inline(never)]
 fn may_be_of_flow<T: Tables>(tables: &T, key: &FlowKey, rule: &Reply, room: &mut Room) -> bool {
     let Some(settings) = tables.settings() else { return true };
     room.flow = FlowKey::new(key.destination_endpoint(), vip(rule, key));
-    // A flow from before has a record as soon as its client sends something.
+    // An older flow gets a record as soon as its client sends a packet.
     match tables.flow_table().find_flow(settings, room) {
         Found::Record if room.record.backend() == rule.backend => true,
         Found::Busy => true,
@@ -120,16 +120,16 @@ fn may_be_of_flow<T: Tables>(tables: &T, key: &FlowKey, rule: &Reply, room: &mut
     }
 }
 
-/// What clients know a backend without a record by.
+/// The VIP under which clients know a backend without a record.
 #[inline(always)]
 fn vip(rule: &Reply, key: &FlowKey) -> Endpoint {
     Endpoint::new(rule.vip, rule.port_for(key.source_port), key.protocol)
 }
 
-/// Notes a backend's FIN or reset that needs no record in the one that the flow may have, whether or not the client can be
-/// reached: one that somebody made up cannot.
+/// Notes a backend's FIN or reset that needs no record in the record that the flow may have, whether or not the client can be
+/// reached: a spoofed one cannot.
 ///
-/// A call of its own in the kernel, not inlined: it is rare.
+/// Not inlined, since it is rare.
 #[inline(never)]
 fn note_end<T: Tables>(tables: &T, parsed: &Parsed, rule: &Reply, room: &mut Room) {
     if arrival::check(tables, parsed, rule.backend).is_err() {
@@ -144,14 +144,13 @@ fn note_end<T: Tables>(tables: &T, parsed: &Parsed, rule: &Reply, room: &mut Roo
     }
 }
 
-/// Whether a backend's packet may belong to a flow that has a record of its replies. `key`: from the backend.
+/// Whether a backend's packet may belong to a flow whose replies are recorded. `key`: from the backend.
 #[inline(always)]
 pub fn may_have_record<T: Tables>(tables: &T, rule: &Reply, key: &FlowKey) -> bool {
     rule.by_record != 0 || is_to_hairpin(tables, rule, key)
 }
 
-/// Whether it goes to the address that the backend knows its neighbours by, who are clients of its VIP. A call of its own,
-/// as above.
+/// Whether its destination is the SNAT address for the backend's neighbours that are clients of its VIP. Not inlined, as above.
 #[inline(never)]
 fn is_to_hairpin<T: Tables>(tables: &T, rule: &Reply, key: &FlowKey) -> bool {
     let is_ours = |settings: &Settings| settings.is_snat_port(key.destination_port);
@@ -159,9 +158,9 @@ fn is_to_hairpin<T: Tables>(tables: &T, rule: &Reply, key: &FlowKey) -> bool {
         && tables.backend(rule.backend).is_some_and(|backend| backend.source == key.destination)
 }
 
-/// How the replies of this record leave: back the way the client's packets come.
+/// How the replies of this record leave: back on the way of the client's packets.
 ///
-/// A call of its own in the kernel, not inlined: a program's stack is 512 bytes.
+/// Not inlined: a program's stack is 512 bytes.
 #[inline(never)]
 pub fn recorded(record: &Record, departure: &mut Departure) {
     let WayBack { ifindex, tags, destination_mac, source_mac } = record.way_back();
@@ -170,8 +169,8 @@ pub fn recorded(record: &Record, departure: &mut Departure) {
     *departure = Departure { key, ifindex, tags, source_mac, destination_mac, limit };
 }
 
-/// How a packet of this backend's leaves for a client without a record: in the name of the one VIP that
-/// the backend serves, as the host's routes say. `key`: from the backend to the client.
+/// How a packet of this backend leaves for a client without a record: in the name of the backend's only VIP, by the host's
+/// routes. `key`: from the backend to the client.
 /// `length`: how long it is on the wire.
 #[inline(always)]
 pub fn routed<T: Tables>(
@@ -198,7 +197,7 @@ pub fn routed<T: Tables>(
         Route::NeighbourMissing { ifindex } => handover::by_interface(tables, departure, ifindex),
         Route::Local => Err(Reason::NotAReply),
         Route::TooBig { mtu } => {
-            // In this host's own name: it is the router on the backend's way out.
+            // From this host's own address: it is the router on the backend's way out.
             let backend = tables.backend(rule.backend).ok_or(Reason::Internal)?;
             departure.limit = Limit { fits: mtu, from: backend.source };
             Err(Reason::TooBig)
@@ -224,7 +223,7 @@ fn send<P: Packet, T: Tables>(
     }
     rewrite(packet, parsed, departure)?;
     traffic.replied(bytes);
-    // Most packets are neither, and cost no more than this look.
+    // Most packets are neither, and cost only this test.
     if parsed.tcp_flags & (TCP_SYN | TCP_RST) != 0 && parsed.tcp_flags & TCP_ACK != 0 {
         traffic.answered(parsed.tcp_flags & TCP_RST != 0);
     }

@@ -1,4 +1,4 @@
-//! Rewriting a packet: addresses, ports, checksums, hop count, and the Ethernet header.
+//! Rewrites a packet: addresses, ports, checksums, hop count, and the Ethernet header.
 
 use crate::net::{Address, Be16, MacAddress, Protocol};
 use crate::packet::checksum::Change;
@@ -13,27 +13,27 @@ use crate::tables::{Backend, FlowKey, Tags};
 /// How a packet leaves.
 #[derive(Clone, Copy, Default)]
 pub struct Departure {
-    /// The addresses and ports that it leaves with (`nat` and `full-nat`; the others leave them as they are).
+    /// Its new addresses and ports (`nat` and `full-nat`; the other modes leave them unchanged).
     pub key: FlowKey,
     pub ifindex: u32,
     pub tags: Tags,
     pub source_mac: MacAddress,
     pub destination_mac: MacAddress,
-    /// Where it is larger than its way takes: what its sender should be told.
+    /// The limit to report to its sender if it is too large for its path.
     pub limit: Limit,
 }
 
-/// How large a packet may be.
+/// A packet's maximum size.
 #[derive(Clone, Copy, Default)]
 pub struct Limit {
-    /// The largest IP packet that fits, as the sender makes it, bytes.
+    /// The largest IP packet that fits, as the sender builds it, in bytes.
     pub fits: u16,
-    /// Who says so.
+    /// The address that reports it.
     pub from: Address,
 }
 
 impl Departure {
-    /// Is by the way to this backend. With which addresses and ports, is left as it is.
+    /// Sets the way to this backend. Leaves addresses and ports unchanged.
     #[inline(always)]
     pub fn aim(&mut self, backend: &Backend) {
         self.ifindex = backend.ifindex;
@@ -43,9 +43,9 @@ impl Departure {
     }
 }
 
-/// Gives the packet its new addresses, ports and Ethernet header, and sends it off.
+/// Gives the packet its new addresses, ports and Ethernet header.
 ///
-/// A call of its own in the kernel, not inlined: a program's stack is 512 bytes.
+/// Not inlined: a program's stack is 512 bytes.
 #[inline(never)]
 pub fn rewrite<P: Packet>(packet: &mut P, parsed: &Parsed, departure: &Departure) -> Result<(), Reason> {
     rewrite_packet(packet, parsed, &departure.key)?;
@@ -60,17 +60,17 @@ pub fn rewrite_packet<P: Packet>(packet: &mut P, parsed: &Parsed, new: &FlowKey)
     rewrite_ports(packet, parsed, new, addresses)
 }
 
-/// Sends the packet off as it is, one hop on, with a new Ethernet header.
+/// Decrements the hop count and writes a new Ethernet header.
 ///
-/// A call of its own in the kernel, as above.
+/// Not inlined, as above.
 #[inline(never)]
 pub fn relay<P: Packet>(packet: &mut P, parsed: &Parsed, departure: &Departure) -> Result<(), Reason> {
     take_hop(packet, parsed.is_v4, parsed.l3)?;
     write_ethernet(packet, parsed.l3, Before::Nothing, ethertype(parsed.is_v4), departure)
 }
 
-/// The hop count alone, that [`check_hops`] has looked at, of the IP header that begins at `l3`; returns the traffic class
-/// (DSCP and ECN).
+/// Decrements the hop count, which [`check_hops`] has checked, of the IP header at `l3`. Returns the traffic class (DSCP and
+/// ECN).
 #[inline(always)]
 pub fn take_hop<P: Packet>(packet: &mut P, is_v4: bool, l3: usize) -> Result<u8, Reason> {
     if is_v4 {
@@ -96,9 +96,9 @@ pub const fn ethertype(is_v4: bool) -> u16 {
     if is_v4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 }
 }
 
-/// The same for what has no ports: addresses and Ethernet header.
+/// The same for a packet without ports: addresses and Ethernet header.
 ///
-/// A call of its own in the kernel, as above.
+/// Not inlined, as above.
 #[inline(never)]
 pub fn rewrite_addresses<P: Packet>(
     packet: &mut P,
@@ -109,8 +109,8 @@ pub fn rewrite_addresses<P: Packet>(
     write_ethernet(packet, parsed.l3, Before::Nothing, ethertype(parsed.is_v4), departure)
 }
 
-/// Whether a packet may go one hop further. A router decrements the hop count (RFC 1812 section 5.3.1),
-/// and without that a packet between two balancers that point at each other would never end.
+/// Whether a packet has hops left. A router decrements the hop count (RFC 1812 section 5.3.1); otherwise a packet between two
+/// balancers that point at each other would loop forever.
 #[inline(always)]
 pub fn check_hops(parsed: &Parsed) -> Result<(), Reason> {
     if parsed.ttl <= 1 { Err(Reason::TtlExpired) } else { Ok(()) }
@@ -139,7 +139,7 @@ pub fn length_on_wire<P: Packet>(packet: &P, parsed: &Parsed) -> u32 {
     parsed.ip_length.min((parsed.l4 as u32).wrapping_sub(parsed.l3 as u32) + header + segment)
 }
 
-/// The IP header: addresses, and a hop count that [`check_hops`] has looked at.
+/// Rewrites the IP header: the addresses, and the hop count, which [`check_hops`] has checked.
 #[inline(always)]
 pub fn rewrite_ip<P: Packet>(
     packet: &mut P,
@@ -171,7 +171,7 @@ pub fn rewrite_ip<P: Packet>(
     }
 }
 
-/// The TCP or UDP header: ports, and the checksum, which covers the addresses too.
+/// Rewrites the TCP or UDP header: the ports, and the checksum, which also covers the addresses.
 #[inline(always)]
 fn rewrite_ports<P: Packet>(
     packet: &mut P,

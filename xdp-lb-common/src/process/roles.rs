@@ -1,5 +1,5 @@
-//! Whether a packet can concern the load balancer at all, by its addresses: most of a host's do not,
-//! and are passed before anything else of them is looked at.
+//! Whether a packet may concern the load balancer, by its addresses: most of a host's packets do not, and are passed before
+//! anything else is parsed.
 
 use crate::net::{Address, Be16, Protocol};
 use crate::packet::Packet;
@@ -7,8 +7,8 @@ use crate::packet::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ipv4, Ipv6, VlanTag
 use crate::tables::Tables;
 use crate::tables::filter::{BACKEND, VIP};
 
-/// What a packet may be: [`VIP`] where its destination may be one, else [`BACKEND`] where its source may be
-/// one. Both where the addresses do not tell, and the whole packet has to be looked at.
+/// A packet's possible roles: [`VIP`] if its destination may be one, else [`BACKEND`] if its source may be one. Both if the
+/// addresses do not decide, and the whole packet must be parsed.
 #[inline(always)]
 pub fn roles<P: Packet, T: Tables>(packet: &P, tables: &T) -> u8 {
     by_addresses(packet, tables).unwrap_or(VIP | BACKEND)
@@ -28,7 +28,7 @@ fn by_addresses<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<u8> {
     behind(packet, tables, inner.ethertype.get(), 22)
 }
 
-/// By the IP header that begins here.
+/// By the IP header at this offset.
 #[inline(always)]
 fn behind<P: Packet, T: Tables>(packet: &P, tables: &T, ethertype: u16, l3: usize) -> Option<u8> {
     let (source, destination, protocol) = match ethertype {
@@ -42,7 +42,7 @@ fn behind<P: Packet, T: Tables>(packet: &P, tables: &T, ethertype: u16, l3: usiz
         }
         _ => return None,
     };
-    // An error about a flow comes from anybody and goes to anybody who had a part in it.
+    // An error about a flow may have any source and any destination that took part in the flow.
     if matches!(protocol, Protocol::ICMP | Protocol::ICMPV6) {
         return None;
     }

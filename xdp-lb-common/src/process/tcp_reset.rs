@@ -1,5 +1,4 @@
-//! The TCP reset that answers a packet of a connection that is not there (RFC 9293 section 3.10.7.1), made of the packet
-//! itself.
+//! The TCP reset in answer to a packet of a nonexistent connection (RFC 9293 section 3.10.7.1), made from the packet itself.
 
 use super::icmp_answer::back;
 use super::rewrite::{ethertype, write_ethernet};
@@ -10,14 +9,13 @@ use crate::packet::parse::Parsed;
 use crate::packet::{Before, Packet};
 use crate::reason::Reason;
 
-/// A TCP header's length in 32-bit words, where that stands in it; and the header's length in bytes.
+/// A TCP header's length in 32-bit words, as in its field; and in bytes.
 const DATA_OFFSET: u8 = 5 << 4;
 const LENGTH: u16 = size_of::<Tcp>() as u16;
 
-/// Makes a TCP packet the reset that goes back to its sender, in the name of whom it was for. Not for a reset: none is
-/// answered.
+/// Turns a TCP packet into the reset to its sender, from the packet's destination. Not for a reset, which is never answered.
 ///
-/// A call of its own in the kernel, not inlined: a program's stack is 512 bytes.
+/// Not inlined: a program's stack is 512 bytes.
 #[inline(never)]
 pub fn send<P: Packet>(packet: &mut P, parsed: &Parsed) -> Result<(), Reason> {
     let tcp: Tcp = packet.read(parsed.l4).ok_or(Reason::Internal)?;
@@ -66,8 +64,8 @@ pub fn send<P: Packet>(packet: &mut P, parsed: &Parsed) -> Result<(), Reason> {
     packet.write(parsed.l3 + header, reset).ok_or(Reason::Internal)
 }
 
-/// The reset's sequence and acknowledgment number and its control bits: as its receiver expects them, else it would take
-/// the reset for a forged one.
+/// The reset's sequence number, acknowledgment number and control bits, as its receiver expects them: otherwise it would take the
+/// reset for a forgery.
 #[inline(always)]
 fn numbers(tcp: &Tcp, parsed: &Parsed) -> (Be32, Be32, u8) {
     if tcp.flags & TCP_ACK != 0 {
@@ -75,7 +73,7 @@ fn numbers(tcp: &Tcp, parsed: &Parsed) -> (Be32, Be32, u8) {
     }
     let behind = parsed.ip_length.wrapping_sub((parsed.l4 - parsed.l3) as u32);
     let payload = behind.wrapping_sub(u32::from(tcp.data_offset >> 4) * 4);
-    // SYN and FIN have a number each.
+    // SYN and FIN take a sequence number each.
     let bits = u32::from(tcp.flags & TCP_SYN != 0) + u32::from(tcp.flags & TCP_FIN != 0);
     let next = tcp.sequence.get().wrapping_add(payload).wrapping_add(bits);
     (Be32::new(0), Be32::new(next), TCP_RST | TCP_ACK)

@@ -1,4 +1,4 @@
-//! `BACKENDS`: where a backend is, and whether it gets packets.
+//! `BACKENDS`: a backend's way, and whether it gets packets.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -35,7 +35,7 @@ pub enum BackendState {
 const KEEPS_FLOWS: u8 = 1 << 7;
 
 impl BackendState {
-    /// All of them: after the first, each takes less than the one before it.
+    /// All states. After the first, each accepts less than the one before it.
     pub const ALL: [Self; 6] =
         [Self::Vacant, Self::Up, Self::Draining, Self::Failing, Self::Ending, Self::Down];
 }
@@ -54,7 +54,7 @@ impl Code<BackendState> {
         self.has(KEEPS_FLOWS)
     }
 
-    /// Its position in [`BackendState::ALL`]: after the first, each takes less than the one before it.
+    /// Its position in [`BackendState::ALL`]: after the first, each accepts less than the one before it.
     pub fn rank(self) -> Option<usize> {
         BackendState::ALL.iter().position(|state| self == *state)
     }
@@ -124,7 +124,7 @@ impl Backend {
         let bits = u32::from(self.neighbours & !SHARED);
         if is_v4 {
             let differences = u64::from(self.address.last().get() ^ client.last().get());
-            // A shift by 32 at most: an IPv4 prefix has 96 bits or more. The result is not used if there is no prefix.
+            // Shifts by at most 32: an IPv4 prefix has 96 bits or more. The result is not used if there is no prefix.
             return (bits != 0) & (differences >> ((128 - bits) & 63) == 0);
         }
         let [a, b, c, d] = self.address.0.map(Be32::get);

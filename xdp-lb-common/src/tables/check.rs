@@ -1,4 +1,4 @@
-//! `CHECKS`: health checks that go to a VIP.
+//! `CHECKS`: health checks through VIPs.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -7,8 +7,7 @@ use crate::layout::record;
 use crate::net::{Endpoint, MacAddress};
 
 record! {
-    /// The value of `CHECKS`, by the 5-tuple of the packets that the host sends: a health check that goes to the VIP, through
-    /// one backend.
+    /// The value of `CHECKS`, by the 5-tuple of the packets that the host sends: a health check through the VIP and one backend.
     #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
     #[repr(C)]
     pub struct Check {
@@ -21,7 +20,7 @@ record! {
     }
 }
 
-/// The Ethernet address of the checks' sockets, behind [`Check::ifindex`]. Locally administered.
+/// The Ethernet address of the checks' sockets, reached through [`Check::ifindex`]. Locally administered.
 pub const CHECKS_MAC: MacAddress = MacAddress::new([0x02, 0x78, 0x64, 0x70, 0x00, 0x02]);
 
 /// The Ethernet address of that interface.

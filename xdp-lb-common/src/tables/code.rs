@@ -1,4 +1,4 @@
-//! Enums as records hold them.
+//! Enums as numbers in records.
 
 use core::marker::PhantomData;
 
@@ -31,7 +31,7 @@ impl<E> Code<E> {
         self.number & bits != 0
     }
 
-    /// 0 if it is this one's number: for comparisons without a branch.
+    /// 0 if it is this number: for comparisons without a branch.
     #[inline(always)]
     pub fn difference(self, other: E) -> u8
     where

@@ -1,9 +1,10 @@
-//! Finding an endpoint's record without a helper call: a table of words, each of which names a record and holds a part of its
-//! key's hash.
+//! Finds an endpoint's record without a helper call: in a table of words, each with a record's index and a part of its key's
+//! hash.
 //!
 //! Every key has two places in the table (cuckoo hashing: Pagh and Rodler, 2004). So a lookup reads at most two words, and a
-//! record only if a word's 40 bits of hash match. A header word says where the table is. A new table is built beside it, and
-//! becomes current when that word is replaced. This file is the reading side, for kernel and host; `xdp-lb/src/datapath` writes.
+//! record only if a word's 40 bits of hash match. A header word has the place of the current table. A new table is built beside
+//! it, and becomes current when that word is replaced. This file is the reading side, for kernel and host; `xdp-lb/src/datapath`
+//! writes.
 
 use crate::layout::{Layout, fold};
 use crate::net::Endpoint;
@@ -22,10 +23,10 @@ impl<R: Layout> Layout for Keyed<R> {
     const LAYOUT: u32 = fold(fold(Endpoint::LAYOUT, R::LAYOUT), size_of::<Self>() as u32);
 }
 
-/// Where the current table is, and the seed of its hash: one 64-bit word, replaced at once.
+/// The place of the current table, and the seed of its hash: one 64-bit word, replaced atomically.
 ///
 /// Bit 0 is 1, so that the word is an odd multiplier. Bits 1 to 5 are the binary logarithm of the table's size, bits 6 to 29 its
-/// first place, and the others the seed.
+/// first index, and the others the seed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Header(u64);
 
@@ -33,11 +34,11 @@ const BASE_SHIFT: u32 = 6;
 const BASE_BITS: u32 = 24;
 const SEED_SHIFT: u32 = BASE_SHIFT + BASE_BITS;
 
-/// How many bits of a word are the record's index.
+/// The number of bits of a word for the record's index.
 const PLACE_BITS: u32 = 24;
 const PLACE_MASK: u64 = (1 << PLACE_BITS) - 1;
 
-/// How many words precede the tables: the header's cache line.
+/// The number of words before the tables: the header's cache line.
 pub const HEADER_WORDS: u32 = 8;
 
 impl Header {
@@ -53,24 +54,24 @@ impl Header {
         Self(bits)
     }
 
-    /// The word as the table holds it.
+    /// As the array's first word.
     pub const fn to_bits(self) -> u64 {
         self.0
     }
 
-    /// The table's first place.
+    /// The table's first index in the array.
     #[inline(always)]
     pub const fn base(self) -> u32 {
         (self.0 >> BASE_SHIFT) as u32 & ((1 << BASE_BITS) - 1)
     }
 
-    /// How many places it has.
+    /// The number of places.
     #[inline(always)]
     pub const fn size(self) -> u32 {
         1 << (self.0 >> 1 & 31)
     }
 
-    /// Where a key may be in this table.
+    /// A key's hash in this table.
     #[inline(always)]
     pub fn hash(self, key: &Endpoint) -> Hash {
         let [high, low, tail] = key.words();
@@ -103,7 +104,7 @@ impl Hash {
         self.0 & !PLACE_MASK | place as u64 & PLACE_MASK
     }
 
-    /// Whether a word may be that of this key.
+    /// Whether a word may be for that key.
     #[inline(always)]
     pub const fn fits(self, word: u64) -> bool {
         (self.0 ^ word) & !PLACE_MASK == 0
@@ -116,12 +117,12 @@ pub const fn place_of(word: u64) -> u32 {
     (word & PLACE_MASK) as u32
 }
 
-/// The words and records, wherever they are.
+/// The words and records, in the kernel or on the host.
 pub trait Source<'a>: Copy {
-    /// What is found.
+    /// A record.
     type Record: 'a;
 
-    /// The word at this index of the array, read at once; index 0 is the header.
+    /// The word at this index of the array, read atomically; index 0 is the header.
     fn word(self, place: u32) -> Option<u64>;
     /// The record at this index.
     fn record(self, place: u32) -> Option<&'a Keyed<Self::Record>>;

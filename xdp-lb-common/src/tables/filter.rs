@@ -1,8 +1,8 @@
-//! Which addresses matter here: a bitmap with two bits for each hash of an address. One lookup sorts out most packets that are
-//! not the load balancer's.
+//! Which addresses matter: a bitmap with two bits for each hash of an address. One lookup sorts out most packets that are not the
+//! load balancer's.
 //!
-//! An address may share its bits with another, which costs a lookup that finds nothing. Somebody who can choose such addresses
-//! could as well send to a VIP, so the hash needs no secret.
+//! An address may share its bits with another, which costs a lookup without a result. An attacker who can choose such addresses
+//! could just as well send to a VIP, so the hash needs no secret.
 
 use crate::net::Address;
 
@@ -26,11 +26,11 @@ impl Place {
     pub fn of(address: &Address) -> Self {
         let [high, low] = address.words();
         let bits = (high.wrapping_mul(0xd6e8_feb8_6659_fd93) ^ low).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        // The upper bits depend on all of the address.
+        // The upper bits depend on the whole address.
         Self((bits >> (64 - (WORDS * PLACES_A_WORD).ilog2())) as u32)
     }
 
-    /// The word that holds its bits.
+    /// The index of the word with its bits.
     #[inline(always)]
     pub const fn word(self) -> u32 {
         self.0 / PLACES_A_WORD
@@ -68,7 +68,7 @@ mod tests {
         for address in addresses() {
             words[Place::of(&address).word() as usize] += 1;
         }
-        // 8 expected in each.
+        // 8 are expected in each.
         assert!(words.iter().all(|count| *count < 40), "{:?}", words.iter().max());
         assert!(words.iter().filter(|count| **count == 0).count() < 200);
     }

@@ -28,7 +28,7 @@ pub const CONFIRMED: u8 = 128;
 pub const FINS: u8 = CLIENT_FIN | BACKEND_FIN;
 const RESETS: u8 = CLIENT_RESET | BACKEND_RESET;
 
-/// How far a flow has come.
+/// The stage of a flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stage {
     /// The client has sent only a SYN.
@@ -59,7 +59,8 @@ enum Age {
     Reset = 6,
 }
 
-/// Seconds for which a half-closed flow is kept at least: the "transitory connection idle-timeout" of RFC 5382 section 5.
+/// The minimum number of seconds for which a half-closed flow is kept: the "transitory connection idle-timeout" of RFC 5382
+/// section 5.
 const HALF_CLOSED: u32 = 240;
 
 /// The idle timeouts by [`Age`], in seconds. The operator chooses two of them.
@@ -95,8 +96,8 @@ static AGE: [u8; 64] = {
     let mut progress = 0;
     while progress < 64 {
         let bits = progress as u8;
-        // Anybody can spoof a client's reset, and the load balancer does not know the sequence numbers: it counts as a FIN. A
-        // backend's reset has arrived where the backend is.
+        // Anyone can spoof a client's reset, and the load balancer does not know the sequence numbers: it counts as a FIN. A
+        // backend's reset has arrived on the backend's interface.
         let is_reset = bits & BACKEND_RESET != 0 || bits & CLIENT_RESET != 0 && bits & ESTABLISHED == 0;
         ages[progress] = if is_reset {
             Age::Reset
@@ -156,13 +157,13 @@ pub const fn settle(progress: u8) -> u8 {
     if is_closed(progress) { progress & !COUNTED } else { progress }
 }
 
-/// Whether both sides have closed a flow with this progress, or one has reset it, as far as its packets say.
+/// Whether both sides have closed a flow with this progress, or one has reset it, according to its packets.
 #[inline(always)]
 pub const fn is_closed(progress: u8) -> bool {
     progress & RESETS != 0 || progress & FINS == FINS
 }
 
-/// The same for sure: the backend has said so. Anybody can spoof a client's reset.
+/// The same, but certain: the backend has closed or reset it. Anyone can spoof a client's reset.
 #[inline(always)]
 pub const fn is_surely_closed(progress: u8) -> bool {
     progress & BACKEND_RESET != 0
@@ -235,7 +236,7 @@ mod tests {
         flow_reach: 0,
     };
 
-    /// How long after its last packet a flow of this progress is live, and how long its record is kept.
+    /// How long after its last packet a flow with this progress is live, and how long its record is kept.
     fn ages(protocol: Protocol, progress: u8) -> (u32, u32) {
         let last = |holds: &dyn Fn(u32) -> bool| (0..2000).take_while(|idle| holds(*idle)).count() as u32;
         (

@@ -1,4 +1,4 @@
-//! `FRAGMENTS`: what was done with a packet's first fragment.
+//! `FRAGMENTS`: the decision about a packet's first fragment.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -9,7 +9,7 @@ use crate::layout::{key, record};
 use crate::net::{Address, Be32, MacAddress, Port, Protocol};
 
 key! {
-    /// The key of `FRAGMENTS`: what the fragments of a packet have in common (RFC 791 section 3.2, RFC 8200 section 4.5).
+    /// The key of `FRAGMENTS`, which a packet's fragments share (RFC 791 section 3.2, RFC 8200 section 4.5).
     pub struct FragmentKey {
         /// The packet's source address.
         pub source: Address,
@@ -25,7 +25,7 @@ key! {
 }
 
 impl FragmentKey {
-    /// The key of these four.
+    /// From its parts.
     #[inline(always)]
     pub const fn new(
         source: Address,
@@ -37,7 +37,7 @@ impl FragmentKey {
     }
 }
 
-/// Where the fragments of a packet go.
+/// The target of a packet's fragments.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(u8)]
 pub enum FragmentTarget {
@@ -58,15 +58,15 @@ impl Coded for FragmentTarget {
 }
 
 record! {
-    /// The value of `FRAGMENTS`: what was done with a packet's first fragment, and is done with the others.
+    /// The value of `FRAGMENTS`: the decision about a packet's first fragment, which the others follow.
     #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
     #[repr(C)]
     pub struct Fragment {
-        /// The source address that they leave with.
+        /// Their new source address.
         pub source: Address,
-        /// The destination address that they leave with.
+        /// Their new destination address.
         pub destination: Address,
-        /// The backend that they go to or come from.
+        /// The backend to or from which they are sent.
         pub backend: BackendIndex,
         /// When the first one arrived, seconds of the monotonic clock.
         pub seen: u32,
@@ -74,19 +74,19 @@ record! {
         pub source_port: Port,
         /// The destination port of the first one, as received.
         pub destination_port: Port,
-        /// Where they go.
+        /// Their target.
         pub target: Code<FragmentTarget>,
         /// TCP or UDP.
         pub protocol: Protocol,
         /// Unused, 0.
         pub padding: u16,
-        /// The interface that they leave by.
+        /// The interface by which they leave.
         pub ifindex: u32,
-        /// The VLAN tags that they leave with.
+        /// Their new VLAN tags.
         pub tags: Tags,
-        /// The Ethernet address that they are sent to.
+        /// Their new destination MAC.
         pub destination_mac: MacAddress,
-        /// The Ethernet address that they are sent from.
+        /// Their new source MAC.
         pub source_mac: MacAddress,
     }
 }

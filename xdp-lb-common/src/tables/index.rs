@@ -13,14 +13,14 @@ macro_rules! index {
 }
 
 index!(
-    /// A service's number; stable for as long as the service exists.
+    /// A service's number. It does not change while the service exists.
     ServiceIndex
 );
 index!(
-    /// A backend's place in `BACKENDS`; stable for as long as the backend exists. At most 2^24 - 1.
+    /// A backend's index in `BACKENDS`. It does not change while the backend exists. At most 2^24 - 1.
     BackendIndex
 );
 index!(
-    /// A place in `SLOTS`, the flat array of all rings.
+    /// An index in `SLOTS`, the flat array of all rings.
     SlotIndex
 );

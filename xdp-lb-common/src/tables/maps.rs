@@ -11,7 +11,7 @@
 macro_rules! maps {
     ($rows:ident) => {
         $rows! {
-            /// What applies to every service.
+            /// The settings for all services.
             SETTINGS: Array<Settings> = with_max_entries(1, 0), pinned;
             /// This host's MAC addresses: see [`own_mac`](xdp_lb_common::own_mac).
             OWN_MACS: Array<u64> = with_max_entries(own_mac::WORDS, MMAPABLE), pinned;
@@ -44,9 +44,9 @@ macro_rules! maps {
             /// What to do with backends' packets, by their endpoint.
             REPLIES: Array<Keyed<Reply>> =
                 with_max_entries(1, MMAPABLE) for |limits| directory::records(limits.backends), pinned;
-            /// The parent of a VLAN device, or the device that a port belongs to, by its index.
+            /// The parent of a VLAN device, or the device of which this is a port, by its index.
             VLANS: HashMap<u32, VlanDevice> = with_max_entries(4096, 0), pinned;
-            /// This host's addresses behind its interfaces.
+            /// This host's addresses on its interfaces.
             ROUTER_ADDRESSES: HashMap<RouterInterface, RouterAddresses> =
                 with_max_entries(4096, BPF_F_NO_PREALLOC), pinned;
             /// The tags of the flow table's lines, a word for each bucket.
@@ -58,11 +58,11 @@ macro_rules! maps {
             /// The source ports of `full-nat` flows.
             FLOW_PORTS: Array<u64> =
                 with_max_entries(8, MMAPABLE) for |limits| 8 * flow_table::buckets(limits.flows), pinned;
-            /// The locks of flows that are being recorded.
+            /// The locks of flows that are being inserted.
             FLOW_LOCKS: Array<u64> = with_max_entries(flow_table::LOCKS, MMAPABLE), pinned;
-            /// The health checks that go to a VIP, by their packets.
+            /// The health checks through VIPs, by their packets.
             CHECKS: HashMap<FlowKey, Check> = with_max_entries(65_536, BPF_F_NO_PREALLOC), own;
-            /// The backends by QUIC server IDs: the old and the new ones, side by side.
+            /// The backends by QUIC server ID, the old and the new ones.
             QUIC_SERVERS: HashMap<ServerKey, u32> =
                 with_max_entries(1, BPF_F_NO_PREALLOC) for |limits| 2 * limits.backends, pinned;
             /// The allowed and denied ranges of clients.
@@ -70,7 +70,7 @@ macro_rules! maps {
             /// When each client's bucket of new flows is full again.
             SOURCE_RATES: LruHashMap<SourceKey, u64> =
                 with_max_entries(1, 0) for |limits| limits.source_rates, pinned;
-            /// What was done with first fragments.
+            /// The decisions about first fragments.
             FRAGMENTS: LruHashMap<FragmentKey, Fragment> =
                 with_max_entries(1, 0) for |limits| limits.fragments, pinned;
             /// The number of packets by reason, and of evictions; there are counters to spare.
@@ -90,7 +90,7 @@ macro_rules! maps {
             ANSWERS: PerCpuArray<Buckets> = with_max_entries(rate::ANSWERS, 0), own;
             /// Packets that the kernel has dropped after the program's verdict.
             LOSSES: HashMap<LossKey, u64> = with_max_entries(1024, BPF_F_NO_PREALLOC), own;
-            /// Whose packets are counted there.
+            /// The programs whose packets are counted there.
             WATCHED: Array<Watched> = with_max_entries(1, 0), own;
             /// Until when a sample of dropped packets is wanted, seconds of the monotonic clock.
             DROPS_UNTIL: Array<u32> = with_max_entries(1, 0), own;

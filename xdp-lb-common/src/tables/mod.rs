@@ -1,8 +1,7 @@
-//! The keys and values of the tables that both sides share, and the trait through which the
-//! datapath reads them.
+//! The keys and values of the tables that both sides share, and the trait by which the datapath reads them.
 //!
-//! Every type here is laid out by `repr(C)` without implicit padding: its bytes are a BPF map's.
-//! A change to any of them is a new [`LAYOUT_VERSION`](version::LAYOUT_VERSION).
+//! Every type here is `repr(C)` without implicit padding: its bytes are a BPF map's. Any change needs a new
+//! [`LAYOUT_VERSION`](version::LAYOUT_VERSION).
 
 mod backend;
 mod check;
@@ -55,9 +54,9 @@ use crate::own_mac::OwnMacs;
 use crate::rate::Answer;
 use crate::reason::Reason;
 
-/// The tables, wherever they are.
+/// The tables, in the kernel or on the host.
 pub trait Tables: OwnMacs {
-    /// Where the records of flows are.
+    /// The flow table.
     type FlowTable: Steps;
 
     /// A backend's counters, in place.
@@ -67,16 +66,16 @@ pub trait Tables: OwnMacs {
 
     /// Seconds of the monotonic clock.
     fn now(&self) -> u32;
-    /// What applies to every service.
+    /// The settings for all services.
     fn settings(&self) -> Option<&Settings>;
-    /// What an address is, by [`filter`]: [`filter::VIP`], [`filter::BACKEND`], both, or mostly neither if it does not matter. An
+    /// An address's roles, by [`filter`]: [`filter::VIP`], [`filter::BACKEND`], both, or mostly neither if it does not matter. An
     /// address of this host has at least one of them.
     fn roles(&self, address: &Address) -> u8;
     /// The service with this key.
     fn service(&self, vip: &Endpoint) -> Option<&Service>;
     /// Whether an address has ranges of ports; mostly false if it has none.
     fn may_have_ranges(&self, vip: &Address) -> bool;
-    /// The ranges of ports of a VIP's address and protocol, its port 0.
+    /// The port ranges of a VIP's address and protocol, with port 0.
     fn port_ranges(&self, vip: &Endpoint) -> Option<&PortRanges>;
     /// A ring's slot.
     fn slot(&self, index: SlotIndex) -> Option<Slot>;
@@ -86,38 +85,38 @@ pub trait Tables: OwnMacs {
     fn snat_address(&self, place: u32) -> Option<&Address>;
     /// Whether this is the address of some service.
     fn is_vip(&self, address: &Address) -> bool;
-    /// A port of an address's only service of a protocol; `None` if it has several or none.
+    /// A port of an address's only service of a protocol. `None` if it has several or none.
     fn sole_port(&self, address: &Address, protocol: Protocol) -> Option<Port>;
     /// Whether this is an address of this host, or a source address of `full-nat`.
     fn is_own(&self, address: &Address) -> bool;
     /// What to do with a packet from this endpoint.
     fn reply(&self, backend: &Endpoint) -> Option<&Reply>;
 
-    /// The parent of the device with this index, or what it is a port of.
+    /// The parent of the device with this index, or the device of which it is a port.
     fn device_below(&self, ifindex: u32) -> Option<VlanDevice>;
 
     /// The health check that sends packets with these addresses and ports.
     fn check(&self, key: &FlowKey) -> Option<&Check>;
 
-    /// The records of flows.
+    /// The flow table.
     fn flow_table(&self) -> &Self::FlowTable;
 
-    /// Whether one more answer of this kind may be sent now to a destination with this hash: takes tokens from its
+    /// Whether another answer of this kind may be sent now to a destination with this hash. Takes tokens from its
     /// [`Buckets`](crate::rate::Buckets).
     fn may_answer(&self, answer: Answer, destination: FlowHash) -> bool;
     /// The backend with this server ID; 0: none.
     fn quic_server(&self, key: &ServerKey) -> BackendIndex;
-    /// The verdict of the longest prefix that contains the key: a [`SourceVerdict`] as a number; 0: none does.
+    /// The verdict of the longest prefix that contains the key, as the number of a [`SourceVerdict`]; 0: no prefix does.
     fn source_verdict(&self, key: &SourceKey) -> u32;
     /// Nanoseconds of the monotonic clock.
     fn nanoseconds(&self) -> u64;
     /// When a source's bucket of new flows is full again, by [`Self::nanoseconds`].
     fn bucket_full_at(&self, source: &SourceKey) -> Option<u64>;
-    /// Stores it. If there is no room, another source's is evicted.
+    /// Stores it. If there is no room, evicts another source's.
     fn set_bucket_full_at(&self, source: &SourceKey, at: u64);
-    /// Reads what was done with a packet's first fragment; `None` if that is unknown.
+    /// Reads the decision about a packet's first fragment. `None` if there is none.
     fn fragment(&self, key: &FragmentKey, into: &mut Fragment) -> Option<()>;
-    /// Stores what was done with a packet's first fragment; `None` if there is no room.
+    /// Stores the decision about a packet's first fragment. `None` if there is no room.
     fn put_fragment(&self, key: &FragmentKey, fragment: &Fragment) -> Option<()>;
 
     /// The number of flows of a service, if they are counted.
@@ -127,7 +126,7 @@ pub trait Tables: OwnMacs {
     /// Adds to both.
     fn add_flow(&self, service: ServiceIndex, backend: BackendIndex, by: i64);
 
-    /// This host's addresses on an interface; `None` if none is known or wanted.
+    /// This host's addresses on an interface. `None` if none is known or needed.
     fn router_addresses(&self, interface: &RouterInterface) -> Option<&RouterAddresses>;
 
     /// Where to send a packet.
@@ -137,7 +136,7 @@ pub trait Tables: OwnMacs {
     /// Stores that the daemon's heartbeats have stopped.
     fn set_alone(&self);
 
-    /// A backend's counters. If this is called early, they are loaded into the cache while the packet is processed.
+    /// A backend's counters. Call this early to load them into the cache while the packet is processed.
     fn traffic(&self, backend: BackendIndex) -> Option<Self::Traffic<'_>>;
     /// Counts a packet that is passed or dropped.
     fn count(&self, reason: Reason);

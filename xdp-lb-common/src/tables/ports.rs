@@ -1,4 +1,4 @@
-//! `PORT_RANGES` and `VIPS`: the ports of an address that has services.
+//! `PORT_RANGES` and `VIPS`: the ports of an address with services.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -6,12 +6,12 @@ use crate::layout::record;
 use crate::net::{Endpoint, Port, Protocol};
 
 record! {
-    /// The value of `PORT_RANGES`, by VIP address and protocol (port 0): the ranges of ports on which it has services.
+    /// The value of `PORT_RANGES`, by VIP address and protocol (port 0): the port ranges of its services.
     #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
     #[repr(C)]
     pub struct PortRanges {
-        /// Each with its first and last port (host order), in descending order of the first port, padded with zeroes. The range of
-        /// all ports begins with 0, so it comes last.
+        /// First and last port of each (host order), in descending order of the first port, padded with zeroes. The range of all
+        /// ports begins with 0, so it is last.
         pub ranges: [[u16; 2]; Self::MOST],
     }
 }
@@ -19,7 +19,7 @@ record! {
 impl PortRanges {
     /// Maximum number of ranges of a VIP address and protocol.
     pub const LIMIT: usize = 8;
-    /// How many fit: the old and the new ones of a change, side by side.
+    /// The maximum number: the old and the new ones during a change.
     pub const MOST: usize = 2 * Self::LIMIT;
 
     /// The first port of the first range that contains this port.
@@ -27,7 +27,7 @@ impl PortRanges {
     pub fn find(&self, port: Port) -> Option<Port> {
         let number = i32::from(port.get());
         let mut found = -1;
-        // Without a branch for each range: the verifier would follow them all.
+        // Without a branch for each range, since the verifier would follow them all.
         for [first, last] in self.ranges.into_iter().rev() {
             let (first, last) = (i32::from(first), i32::from(last));
             let outside = ((number - first) | (last - number)) >> 31;
@@ -51,7 +51,7 @@ record! {
 }
 
 impl SolePorts {
-    /// The value for an address whose services have these keys.
+    /// The value for an address with these services.
     pub fn of(services: impl Iterator<Item = Endpoint> + Clone) -> Self {
         let sole = |protocol| {
             let mut its = services.clone().filter(|vip| vip.protocol == protocol);

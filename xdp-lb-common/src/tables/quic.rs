@@ -11,7 +11,7 @@ plain! {
 }
 
 impl ServerId {
-    /// The ID of these bytes.
+    /// From its bytes.
     pub const fn new(bytes: [u8; 16]) -> Self {
         let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = bytes;
         Self([

@@ -1,4 +1,4 @@
-//! What identifies a flow, and the tags of its frames.
+//! A flow's key, and a frame's tags.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -7,7 +7,7 @@ use crate::net::{Address, Endpoint, Port, Protocol};
 use crate::packet::headers::ETHERTYPE_VLAN;
 
 key! {
-    /// A packet's 5-tuple, as the packet has it.
+    /// A packet's 5-tuple.
     pub struct FlowKey {
         /// The packet's source address.
         pub source: Address,
@@ -19,7 +19,7 @@ key! {
         pub destination_port: Port,
         /// TCP or UDP.
         pub protocol: Protocol,
-        // Not one array: zeroing three bytes at once is a call of memset.
+        // Not one array: zeroing three bytes at once would be a call of memset.
         padding: u8,
         more_padding: u16,
     }
@@ -46,13 +46,13 @@ impl FlowKey {
         Self::new(self.destination_endpoint(), self.source_endpoint())
     }
 
-    /// The packet's sender.
+    /// The packet's source.
     #[inline(always)]
     pub const fn source_endpoint(&self) -> Endpoint {
         Endpoint::new(self.source, self.source_port, self.protocol)
     }
 
-    /// The packet's receiver.
+    /// The packet's destination.
     #[inline(always)]
     pub const fn destination_endpoint(&self) -> Endpoint {
         Endpoint::new(self.destination, self.destination_port, self.protocol)

@@ -12,18 +12,18 @@ record! {
     #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
     #[repr(C)]
     pub struct Reply {
-        /// The VIP that replies without a record are sent from (`nat`; if several VIPs share the backend, the one that had it first).
+        /// The source VIP of replies without a record (`nat`). If several VIPs share the backend, the one that had it first.
         pub vip: Address,
-        /// The VIP's port; if ports are kept, the first one.
+        /// The VIP's port. If ports are kept, the first one.
         pub port: Port,
         /// 1: replies may have a flow record, so look there first (`full-nat`, or a backend that several VIPs share).
         pub by_record: u8,
         /// 1: a reply without a record is forwarded statelessly, from `vip`.
         pub stateless: u8,
-        /// The backend for which a stateless reply is counted.
+        /// The backend for which stateless replies are counted.
         pub backend: BackendIndex,
-        /// Since when every flow of the backend is recorded, in seconds of [`Tables::now`]; 0: not every flow is. Once older flows
-        /// have ended, a packet without a record is not a reply.
+        /// The time since which every flow of the backend is recorded, in seconds of [`Tables::now`]; 0: not every flow is. Once
+        /// older flows have ended, a packet without a record is not a reply.
         pub recorded_since: u32,
         /// If ports are kept: the last one.
         pub last_port: Port,

@@ -1,4 +1,4 @@
-//! The routing table's answers, and the tables that go with them: `VLANS`, `EVENTS`.
+//! Results of the routing table, and the related tables `VLANS` and `EVENTS`.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -26,7 +26,7 @@ pub enum Route {
     Via {
         /// The interface that transmits.
         ifindex: u32,
-        /// The tags of frames to it.
+        /// Their VLAN tags.
         tags: Tags,
         /// The interface's Ethernet address.
         source_mac: MacAddress,
@@ -35,7 +35,7 @@ pub enum Route {
     },
     /// To this host itself, or to no single host.
     Local,
-    /// Through an interface, but the neighbour's Ethernet address is unknown; user space has been asked to resolve it.
+    /// Through an interface, but the neighbour's Ethernet address is unknown. User space was asked to resolve it.
     NeighbourMissing {
         /// The interface; it may be a VLAN device.
         ifindex: u32,
@@ -45,7 +45,7 @@ pub enum Route {
         /// The route's MTU, bytes of IP.
         mtu: u16,
     },
-    /// Nowhere.
+    /// There is no route.
     Unroutable,
 }
 
@@ -60,12 +60,12 @@ pub struct NeighbourWanted {
 }
 
 record! {
-    /// The value of `VLANS`, by a VLAN device's index: how frames through it leave. Also by the index of a port of a bond, team or
-    /// bridge: what it is a port of, with VLAN 0; nothing is routed through a port.
+    /// The value of `VLANS`, by a VLAN device's index: how frames through it leave. For a port of a bond, team or bridge: the
+    /// device of which it is a port, with VLAN 0. No routes lead through a port.
     #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
     #[repr(C)]
     pub struct VlanDevice {
-        /// The index of its parent, which transmits; or of the device that it is a port of.
+        /// The index of its parent, which transmits, or of the device of which it is a port.
         pub parent: u32,
         /// The VLAN ID, 1 to 4094; 0: a port.
         pub vlan: u32,

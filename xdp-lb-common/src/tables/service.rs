@@ -1,4 +1,4 @@
-//! `SERVICES`: what the datapath needs to know of a service.
+//! `SERVICES`: a service's data for the datapath.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -10,26 +10,26 @@ use crate::net::Port;
 
 /// How a packet reaches its backend, and how the reply returns.
 ///
-/// Bits of its number in a record say what it has in common with other modes, so that nothing depends on their order.
+/// Bits of its number in a record are properties that it shares with other modes, so that nothing depends on their order.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[repr(u8)]
 pub enum Mode {
-    /// Source and destination are rewritten; replies return to the load balancer's own address.
+    /// Source and destination are rewritten. Replies return to the load balancer's own address.
     #[default]
     FullNat = 0,
-    /// The destination is rewritten; the backend routes its replies through the load balancer.
+    /// The destination is rewritten. The backend routes its replies through the load balancer.
     Nat = 1,
-    /// Only the frame's Ethernet addresses are rewritten; the backend has the VIP and replies directly to the client.
+    /// Only the frame's Ethernet addresses are rewritten. The backend has the VIP and replies directly to the client.
     Dsr = 2 | RELAYS,
-    /// The packet is encapsulated in IP (RFC 2003, RFC 2473, RFC 4213); the backend replies directly to the client.
+    /// The packet is encapsulated in IP (RFC 2003, RFC 2473, RFC 4213). The backend replies directly to the client.
     Ipip = 3 | TUNNELS,
-    /// The packet is encapsulated in UDP (Generic UDP Encapsulation); the backend replies directly to the client.
+    /// The packet is encapsulated in UDP (Generic UDP Encapsulation). The backend replies directly to the client.
     Gue = 4 | TUNNELS,
 }
 
 /// A bit of a mode's number: the client's packet reaches the backend with its addresses unchanged.
 const RELAYS: u8 = 1 << 6;
-/// A bit of a mode's number: that packet is encapsulated.
+/// A bit of a mode's number: the packet is encapsulated.
 const TUNNELS: u8 = 1 << 7;
 
 impl Coded for Mode {
@@ -62,7 +62,7 @@ pub const COUNTS_FLOWS: u8 = 2;
 pub const REJECTS: u8 = 4;
 
 record! {
-    /// The value of `SERVICES`: what the datapath needs to know of a service.
+    /// The value of `SERVICES`: a service's data for the datapath.
     #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
     #[repr(C)]
     pub struct Service {
@@ -74,7 +74,7 @@ record! {
         pub ring_len: u32,
         /// The first of its SNAT addresses in `SNAT_ADDRESSES`.
         pub snat_offset: u32,
-        /// How many SNAT addresses it has (`ipip` and `gue`: outer source addresses); 0: [`Backend::source`] of each backend is
+        /// The number of its SNAT addresses (`ipip` and `gue`: outer source addresses); 0: [`Backend::source`] of each backend is
         /// used.
         pub snat_len: u16,
         /// Its forwarding mode.
@@ -83,14 +83,14 @@ record! {
         pub options: u8,
         /// Maximum number of new flows per second from one source; 0: unlimited.
         pub new_flow_rate: u32,
-        /// How many of them may come in one burst.
+        /// The maximum number of them in one burst.
         pub new_flow_burst: u32,
         /// Maximum number of concurrent flows; 0: unlimited.
         pub max_flows: u32,
         /// Its list of source ranges: the scope of the list's entries in `SOURCES`; 0: none.
         pub source_list: u32,
-        /// How many leading bits of the source address choose the slot (an IPv4 address is the last 32 of 128); 0: the whole
-        /// 5-tuple does.
+        /// The number of leading bits of the source address that select the slot (an IPv4 address is the last 32 of 128); 0: the
+        /// whole 5-tuple does.
         pub affinity_bits: u8,
         /// QUIC: the length of the server ID in a connection ID, 1 to 15 bytes; 0: connection IDs are ignored.
         pub server_id_length: u8,
@@ -98,7 +98,7 @@ record! {
         pub quic_config: u8,
         /// Unused, 0.
         pub padding: u8,
-        /// The last port, if its key is that of a range.
+        /// The last port, if it is on a port range.
         pub last_port: Port,
         /// Unused, 0.
         pub more_padding: [u8; 2],
@@ -125,5 +125,5 @@ impl Service {
     }
 }
 
-// With its VIP, a cache line.
+// A cache line, with its VIP.
 const _: () = assert!(size_of::<Keyed<Service>>() == 64);

@@ -1,4 +1,4 @@
-//! `SETTINGS`: what applies to every service.
+//! `SETTINGS`: the settings for all services.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -17,28 +17,28 @@ pub const ASYMMETRIC_REPLIES: u32 = 2;
 pub const AGES: usize = 8;
 
 record! {
-    /// The one value of `SETTINGS`: what applies to every service.
+    /// The only value of `SETTINGS`: the settings for all services.
     #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
     #[repr(C)]
     pub struct Settings {
         /// The secret of the flow hash; see [`crate::hash`].
         pub hash_keys: [u64; KEYS],
-        /// The first source port of `full-nat`.
+        /// The first SNAT port of `full-nat`.
         pub snat_port_first: u16,
-        /// How many source ports `full-nat` has, from the first on; never 0.
+        /// The number of SNAT ports of `full-nat`, from the first on. Never 0.
         pub snat_port_count: u16,
         /// Options, a bit each: [`RESETS_UNKNOWN`], [`ASYMMETRIC_REPLIES`].
         pub options: u32,
-        /// Idle timeouts of a flow, seconds, by its [age](crate::tables::flow::Age): see [`crate::tables::flow::patience`].
+        /// Idle timeouts of a flow, in seconds, by its [age](crate::tables::flow::Age): see [`crate::tables::flow::patience`].
         pub patience: [u32; AGES],
         /// The mark of frames that the program at TC ingress sends: see [`crate::process::handover`]. Random; 0: there is no such
         /// program.
         pub handover: u64,
-        /// The daemon's last heartbeat, seconds of the monotonic clock; 0: no heartbeat is expected.
+        /// The daemon's last heartbeat, in seconds of the monotonic clock; 0: no heartbeat is expected.
         pub heartbeat: u32,
         /// The number of buckets of the flow table: see [`crate::flow_table`].
         pub flow_buckets: u32,
-        /// How far the flow table is in use, as found by packets: the number, from 1 on, of the last
+        /// The part of the flow table in use, as found by packets: the number, from 1, of the last
         /// [level](crate::flow_table::Level) in which a flow was recorded.
         pub flow_reach: u32,
         /// 1: the datapath has found that the last heartbeat is older than [`SILENCE`].
@@ -52,7 +52,7 @@ record! {
 pub const SILENCE: u32 = 8;
 
 impl Settings {
-    /// Whether this port is one of `full-nat`'s source ports.
+    /// Whether this is one of `full-nat`'s SNAT ports.
     #[inline(always)]
     pub fn is_snat_port(&self, port: Port) -> bool {
         port.get().wrapping_sub(self.snat_port_first) < self.snat_port_count

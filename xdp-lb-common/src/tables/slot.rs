@@ -4,14 +4,14 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::index::BackendIndex;
 
-/// A ring's slot: one 64-bit word that is read and written at once, so that no packet sees half of a change.
+/// A ring's slot: one 64-bit word that is read and written atomically, so that a packet never sees half of a change.
 ///
 /// Bits 0 to 23 are the owner, 24 to 47 the prior owner. Bit 62: all of its flows are known to be recorded. Bit 63: it is
 /// tracked, that is, its flows are recorded at all.
 ///
-/// A slot that is not tracked is *settled*: every packet goes to its owner, and no flow is recorded. A slot that gets another
+/// A slot that is not tracked is *settled*: every packet is sent to its owner, and no flow is recorded. A slot that gets another
 /// owner is *moving*: a flow without a record belongs to the prior owner. Once it has been moving for longer than a flow may be
-/// idle, it is *recorded*: every live flow has a record. It settles when no record names another backend than its owner.
+/// idle, it is *recorded*: every live flow has a record. It settles when all records have its owner as their backend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(transparent)]
 pub struct Slot(u64);
@@ -29,25 +29,25 @@ impl Slot {
         Self(index | index << INDEX_BITS)
     }
 
-    /// A moving slot: new flows go to `owner`; flows without a record still belong to `prior`.
+    /// A moving slot: `owner` gets new flows. Flows without a record still belong to `prior`.
     #[inline(always)]
     pub const fn moving(owner: BackendIndex, prior: BackendIndex) -> Self {
         Self((owner.0 as u64 & INDEX_MASK) | (prior.0 as u64 & INDEX_MASK) << INDEX_BITS | TRACKED)
     }
 
-    /// A recorded slot, whose live flows all have a record: packets without one go to `owner`, like new flows.
+    /// A recorded slot, whose live flows all have a record: `owner` gets packets without one, like new flows.
     #[inline(always)]
     pub const fn recorded(owner: BackendIndex) -> Self {
         Self(Self::moving(owner, owner).0 | RECORDED)
     }
 
-    /// The backend that new flows go to; 0: none.
+    /// The backend of new flows; 0: none.
     #[inline(always)]
     pub const fn owner(self) -> BackendIndex {
         BackendIndex((self.0 & INDEX_MASK) as u32)
     }
 
-    /// The backend that flows without a record belong to.
+    /// The backend of flows without a record.
     #[inline(always)]
     pub const fn prior(self) -> BackendIndex {
         BackendIndex((self.0 >> INDEX_BITS & INDEX_MASK) as u32)
@@ -65,13 +65,13 @@ impl Slot {
         self.0 & RECORDED != 0
     }
 
-    /// The word as the table holds it.
+    /// As a word of the table.
     #[inline(always)]
     pub const fn to_bits(self) -> u64 {
         self.0
     }
 
-    /// The slot of a table's word.
+    /// From a word of the table.
     #[inline(always)]
     pub const fn from_bits(bits: u64) -> Self {
         Self(bits)

@@ -21,8 +21,8 @@ record! {
         pub new_flows: u64,
         /// Accepted SYNs (SYN-ACKs), if the backend's replies pass here.
         pub accepted: u64,
-        /// Connections that it has refused or reset: resets with an ACK, if its replies pass here. A reset without one answers a
-        /// packet that belongs to no connection, which anybody can send.
+        /// Connections that it has refused or reset: resets with an ACK, if its replies pass here. A reset without an ACK answers
+        /// a packet without a connection, which anyone can send.
         pub resets: u64,
         /// Packets from clients that [ask](crate::packet::parse::Parsed::asks) for an answer while the backend was
         /// [failing](BackendState::Failing). Packets of the fast path are not counted: a failing backend gets none of them.

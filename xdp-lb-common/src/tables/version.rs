@@ -1,4 +1,4 @@
-//! The version of the layout that both sides must agree on to share pinned tables.
+//! The version of the layout: both sides must have the same to share pinned tables.
 
 use super::directory::Keyed;
 use super::drops::Sampled;
@@ -15,7 +15,7 @@ use crate::rate::Buckets;
 use crate::reason::COUNTED_REASONS;
 use crate::trace::{TraceFilter, TraceLimits};
 
-/// Raised when the meaning of a key or value changes.
+/// Increased when the meaning of a key or value changes.
 const MEANING: u32 = 7;
 
 macro_rules! hash_of_pinned {
@@ -30,7 +30,7 @@ macro_rules! hash_of_pinned {
     }};
 }
 
-/// Whether the last column of a row of [`maps`](crate::maps) says that the table is pinned.
+/// Whether a table is pinned, by the last column of its row in [`maps`](crate::maps).
 pub const fn is_pinned(kept: &str) -> bool {
     matches!(kept.as_bytes(), b"pinned")
 }

@@ -1,4 +1,4 @@
-//! Who may change what; and each change goes to the log, with who made it, and how it ended.
+//! Authorization, and the audit log: each change is logged with its caller and its result.
 
 use axum::Extension;
 use axum::body::{Body, to_bytes};
@@ -13,10 +13,10 @@ use tracing::{info, warn};
 use crate::api::caller::{Caller, Role, Who};
 use crate::api::error::Error;
 
-/// The longest answer whose words go to the log, in bytes.
+/// The longest answer whose text is logged, in bytes.
 const MAX_ANSWER: usize = 64 << 20;
 
-/// Lets a request pass whose caller may make it; logs it where it is a change.
+/// Passes a request on if its caller is authorized, and logs it if it is a change.
 pub(super) async fn guard(Extension(caller): Extension<Caller>, request: Request, next: Next) -> Response {
     let is_change = !request.method().is_safe();
     let needed = if is_change { Role::Admin } else { Role::Read };
@@ -24,7 +24,7 @@ pub(super) async fn guard(Extension(caller): Extension<Caller>, request: Request
         return next.run(request).await;
     }
     let what = format!("{} {}", request.method(), request.uri());
-    // In a task of its own: a caller that hangs up does not keep what it asked for out of the log.
+    // In a separate task, so that a change is logged even if the caller disconnects.
     let answered = tokio::spawn(async move {
         let those = Those::like(&caller.who);
         let who = caller.who.words().await;
@@ -51,14 +51,14 @@ pub(super) async fn guard(Extension(caller): Extension<Caller>, request: Request
     })
 }
 
-/// Whom the config gives the roles.
+/// The names to which the config gives roles.
 struct Those {
     admins: &'static str,
     readers: &'static str,
 }
 
 impl Those {
-    /// Those who come the way that this one has come.
+    /// Those for callers that connect in the same way.
     fn like(who: &Who) -> Self {
         match who {
             Who::Certificate { .. } => Self {
@@ -81,7 +81,7 @@ fn refusal(who: &str, role: Role, Those { admins, readers }: &Those) -> String {
     }
 }
 
-/// What an answer says, in one line.
+/// An answer's text, in one line.
 async fn read(response: Response) -> (StatusCode, String, Response) {
     let (parts, body) = response.into_parts();
     // It goes on for a while.
@@ -101,7 +101,7 @@ async fn read(response: Response) -> (StatusCode, String, Response) {
         }
         _ => String::new(),
     };
-    // What somebody wrote into a request cannot begin a line of the log.
+    // So that text from a request cannot start a line of the log.
     let said = said.replace('\n', "; ").replace(char::is_control, " ");
     (parts.status, said, Response::from_parts(parts, Body::from(body)))
 }

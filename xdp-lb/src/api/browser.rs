@@ -1,5 +1,5 @@
-//! Requests of browsers, which other sites can make in their user's name: a browser shows the user's certificate to whatever
-//! page asks it to. So a page of another origin is refused, and so is a host name that is not this daemon's.
+//! Requests of browsers, which other sites can make in their user's name: a browser presents the user's certificate to any page
+//! that requests it. So requests from another origin are refused, and so are host names that are not this daemon's.
 
 use axum::extract::Request;
 use axum::http::header::{HOST, ORIGIN};
@@ -13,16 +13,16 @@ use rustls::server::ParsedCertificate;
 use crate::api::error::Error;
 use crate::api::ui;
 
-/// Where a request was made (W3C, Fetch Metadata Request Headers). Pages cannot set or remove it.
+/// The origin of a request (W3C, Fetch Metadata Request Headers). Pages cannot set or remove it.
 const SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-/// How: `navigate` opens a page.
+/// The mode of a request. `navigate` opens a page.
 const MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 
-/// The certificate that this daemon has shown on a connection.
+/// The certificate that this daemon has presented on a connection.
 #[derive(Clone, Debug)]
 pub(super) struct Shown(pub(super) CertificateDer<'static>);
 
-/// Refuses what a browser sends for another site.
+/// Refuses requests that a browser sends for another site.
 pub(super) async fn guard(request: Request, next: Next) -> Response {
     let shown = request.extensions().get::<Shown>();
     let opens_page = request.method().is_safe() && request.uri().path() == ui::PATH;
@@ -32,12 +32,12 @@ pub(super) async fn guard(request: Request, next: Next) -> Response {
     }
 }
 
-/// Why a browser's request is refused. `opens_page`: it changes nothing, and shows nothing that is secret.
+/// Why a browser's request is refused. `opens_page`: it changes nothing and reveals no secrets.
 fn refusal(headers: &HeaderMap, opens_page: bool, shown: Option<&Shown>) -> Option<String> {
     let text = |name: &HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or(""));
     let (site, origin) = (text(&SITE), text(&ORIGIN));
     if site.is_none() && origin.is_none() {
-        // Not of a browser.
+        // Not from a browser.
         return None;
     }
     let host = text(&HOST).unwrap_or("");
@@ -53,7 +53,7 @@ fn refusal(headers: &HeaderMap, opens_page: bool, shown: Option<&Shown>) -> Opti
         None | Some("same-origin" | "none") => true,
         Some(_) => opens_page && is_navigation,
     };
-    // A link to the page comes without an origin.
+    // A request by a link to the page has no origin.
     let is_own_origin = origin.is_none_or(|origin| {
         let named = origin.strip_prefix("https://").or(origin.strip_prefix("http://"));
         named.is_some_and(|named| named.eq_ignore_ascii_case(host))
@@ -64,7 +64,7 @@ fn refusal(headers: &HeaderMap, opens_page: bool, shown: Option<&Shown>) -> Opti
     }
 }
 
-/// Whether a certificate is for a host, `NAME:PORT`.
+/// Whether a certificate is valid for a host, `NAME:PORT`.
 fn is_of(certificate: &CertificateDer<'_>, host: &str) -> bool {
     let name = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, _)) => address,

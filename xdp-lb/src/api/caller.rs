@@ -1,4 +1,4 @@
-//! Who asks, and what it may do.
+//! A caller's identity and role.
 
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
@@ -12,30 +12,30 @@ use tokio::net::UnixStream;
 
 use crate::model::Api;
 
-/// What a caller may do.
+/// A caller's role.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Role {
-    /// Nothing.
+    /// Nothing is allowed.
     None,
-    /// Look.
+    /// Reading is allowed.
     Read,
-    /// Everything.
+    /// Everything is allowed.
     Admin,
 }
 
-/// Who asks.
+/// The caller of a request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Caller {
-    /// Who it is.
+    /// Its identity.
     pub who: Who,
-    /// What it may do.
+    /// Its role.
     pub role: Role,
 }
 
-/// Who a caller is.
+/// A caller's identity.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Who {
-    /// A process of this host, as the kernel saw it when it connected (`SO_PEERCRED`, socket(7)).
+    /// A process of this host, with its credentials when it connected (`SO_PEERCRED`, socket(7)).
     Process {
         /// Its user.
         uid: Uid,
@@ -44,11 +44,11 @@ pub enum Who {
     },
     /// The holder of a certificate that a CA of `client_ca` signed.
     Certificate {
-        /// Its name that the config has a role for, else its first; empty where it has none.
+        /// Its name to which the config gives a role, else its first one. Empty if it has none.
         name: String,
-        /// Its serial number, bytes in hex.
+        /// Its serial number, as bytes in hex.
         serial: String,
-        /// The other end of the connection.
+        /// The client's address.
         from: SocketAddr,
     },
     /// A process whose credentials could not be read, or a certificate.
@@ -56,7 +56,8 @@ pub enum Who {
 }
 
 impl Who {
-    /// In words: `alice (uid 1000, pid 4242)`, `certificate "alice" (serial 4f, from 192.0.2.7:40000)`. Looks the user's name up, which may take long.
+    /// In words: `alice (uid 1000, pid 4242)`, `certificate "alice" (serial 4f, from 192.0.2.7:40000)`. Looks up the user's name,
+    /// which may take long.
     pub async fn words(self) -> String {
         let Self::Process { uid, pid } = self else { return self.to_string() };
         let name = tokio::task::spawn_blocking(move || User::from_uid(uid));
@@ -71,7 +72,7 @@ impl fmt::Display for Who {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Process { uid, pid } => write!(f, "uid {uid}, pid {pid}"),
-            // As a literal of Rust: what a certificate says cannot begin a line of the log, nor look like another name.
+            // As a Rust literal, so that a certificate's text cannot start a line of the log, or look like another name.
             Self::Certificate { name, serial, from } => {
                 write!(f, "certificate {name:?} (serial {serial}, from {from})")
             }
@@ -80,20 +81,20 @@ impl fmt::Display for Who {
     }
 }
 
-/// The groups of this host that may use the control socket.
+/// The groups of this host that have access to the control socket.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct Groups {
-    /// Whose members may do everything, as root may.
+    /// Groups whose members may do everything, like root.
     pub admin: Vec<Gid>,
-    /// Whose members may look.
+    /// Groups whose members may read.
     pub read: Vec<Gid>,
 }
 
 impl Groups {
-    /// The groups that the config names.
+    /// The groups in the config.
     ///
     /// # Errors
-    /// Where this host has no such group.
+    /// If this host has no such group.
     pub fn resolve(config: &Api) -> anyhow::Result<Self> {
         let resolve = |key: &str, names: &[String]| {
             names
@@ -122,13 +123,13 @@ impl Groups {
         self.admin.iter().chain(&self.read).copied()
     }
 
-    /// Who is at the other end of a connection.
+    /// The caller at the other end of a connection.
     pub fn caller(&self, stream: &UnixStream) -> Caller {
         let Ok(peer) = getsockopt(stream, sockopt::PeerCredentials) else {
             return Caller { who: Who::Unknown, role: Role::None };
         };
         let uid = Uid::from_raw(peer.uid());
-        // Without its groups it is known by its own one.
+        // If its groups cannot be read, only its primary group counts.
         let mut groups = peer_groups(stream.as_raw_fd()).unwrap_or_default();
         groups.push(Gid::from_raw(peer.gid()));
         Caller { who: Who::Process { uid, pid: peer.pid() }, role: self.role(uid, &groups) }
@@ -151,7 +152,7 @@ fn peer_groups(socket: RawFd) -> io::Result<Vec<Gid>> {
     let mut groups: Vec<libc::gid_t> = vec![0; 32];
     loop {
         let mut length = (groups.len() * size_of::<libc::gid_t>()) as libc::socklen_t;
-        // SAFETY: the kernel writes at most `length` bytes to the vector, which has as many, and `length` itself.
+        // SAFETY: the kernel writes at most `length` bytes to the vector, which has that many, and `length` itself.
         let done = unsafe {
             libc::getsockopt(
                 socket,
@@ -167,7 +168,7 @@ fn peer_groups(socket: RawFd) -> io::Result<Vec<Gid>> {
                 groups.truncate(count);
                 return Ok(groups.into_iter().map(Gid::from_raw).collect());
             }
-            // There are more, and `length` says how many.
+            // There are more, and `length` is their size.
             (_, error) if error.raw_os_error() == Some(libc::ERANGE) && count > groups.len() => {
                 groups.resize(count, 0);
             }

@@ -1,4 +1,4 @@
-//! Who holds a client's certificate, and what it may do.
+//! The holder of a client certificate, and its role.
 
 use std::net::SocketAddr;
 
@@ -10,7 +10,7 @@ use x509_parser::prelude::FromDer;
 use crate::api::caller::{Caller, Role, Who};
 use crate::model::Remote;
 
-/// The caller that shows this certificate, which a CA of `client_ca` signed.
+/// The caller with this certificate, which a CA of `client_ca` has signed.
 pub(super) fn caller(certificate: Option<&CertificateDer>, from: SocketAddr, config: &Remote) -> Caller {
     let parsed = certificate.and_then(|der| X509Certificate::from_der(der).ok());
     let Some((_, certificate)) = parsed else { return Caller { who: Who::Unknown, role: Role::None } };
@@ -27,13 +27,13 @@ pub(super) fn caller(certificate: Option<&CertificateDer>, from: SocketAddr, con
     Caller { who: Who::Certificate { name, serial: certificate.raw_serial_as_string(), from }, role }
 }
 
-/// When a certificate expires, in seconds since 1970 (UTC).
+/// The expiry of a certificate, in seconds since 1970 (UTC).
 pub(super) fn expiry(certificate: &CertificateDer) -> Option<u64> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     u64::try_from(certificate.validity().not_after.timestamp()).ok()
 }
 
-/// A name that a CA has put into a certificate.
+/// A name in a certificate.
 struct Name<'a> {
     text: &'a str,
     ignores_case: bool,
@@ -45,7 +45,7 @@ impl Name<'_> {
     }
 }
 
-/// The subject's common name, then its alternative names (RFC 5280, section 4.2.1.6) that are text: of DNS, URIs, and
+/// The subject's common name, then those of its alternative names (RFC 5280, section 4.2.1.6) that are text: DNS names, URIs, and
 /// e-mail addresses.
 fn names<'a>(certificate: &'a X509Certificate) -> Vec<Name<'a>> {
     let common = certificate.subject().iter_common_name().filter_map(|name| name.as_str().ok());

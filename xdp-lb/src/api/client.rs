@@ -1,4 +1,4 @@
-//! The client, as the CLI uses it: one connection a request.
+//! The client that the CLI uses, with one connection per request.
 
 use std::future::Future;
 use std::io;
@@ -33,26 +33,26 @@ use crate::report::documents::{
 use crate::report::explain::ExplainView;
 use crate::report::trace::TraceView;
 
-/// The largest answer that is read, in bytes: views of a hundred thousand backends fit.
+/// The largest answer that is read, in bytes: enough for views of a hundred thousand backends.
 const MAX_ANSWER: usize = 256 << 20;
-/// The largest request that is handed on, in bytes.
+/// The largest request that is forwarded, in bytes.
 const MAX_REQUEST: usize = 4 << 20;
 /// The header with the last event that a watcher has seen.
 const LAST_EVENT_ID: &str = "last-event-id";
-/// How long a request may take: longer than the server's own patience, whose error says more.
+/// How long a request may take: longer than the server's own timeout, whose error is more specific.
 const TIMEOUT: Duration = REQUEST_TIMEOUT.saturating_add(Duration::from_secs(10));
-/// How long a daemon that is watched may be silent: several of its heartbeats.
+/// How long a watched daemon may be silent: several of its heartbeats.
 const SILENCE: Duration = Duration::from_secs(60);
-/// What stands for itself in a path's segment (RFC 3986 section 2.3).
+/// The characters that are not escaped in a path segment (RFC 3986 section 2.3).
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// Why a request had no answer, in words for the operator.
+/// Why a request failed, in words for the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Nobody listens there.
     #[error("{}", no_daemon(.0))]
     NoDaemon(Endpoint),
-    /// The socket is root's and its groups'.
+    /// Only root and its groups have access to the socket.
     #[error(
         "no permission to use {0}: run this as root (sudo xdp-lb ...), or as a member of a group in [api] of the \
          daemon's config"
@@ -66,10 +66,10 @@ pub enum Error {
         /// The answer's [`ErrorView`].
         message: String,
     },
-    /// The connection broke, or what answered is not an xdp-lb daemon of this version.
+    /// The connection broke, or the peer is not an xdp-lb daemon of this version.
     #[error("the daemon on {endpoint}: {problem}")]
     Broken {
-        /// Where it should answer.
+        /// The endpoint.
         endpoint: Endpoint,
         /// What happened.
         problem: String,
@@ -89,12 +89,12 @@ fn no_daemon(endpoint: &Endpoint) -> String {
 }
 
 impl Error {
-    /// Whether whoever asks may not ask the daemon.
+    /// Whether the user has no permission to use the daemon.
     pub fn is_denied(&self) -> bool {
         matches!(self, Self::PermissionDenied(_) | Self::Refused { status: StatusCode::FORBIDDEN, .. })
     }
 
-    /// Whether the daemon answered that what the request names does not exist.
+    /// Whether the daemon answered that the object of the request does not exist.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Refused { status: StatusCode::NOT_FOUND, .. })
     }
@@ -103,24 +103,24 @@ impl Error {
 /// An answer of the daemon.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// A client of the daemon that answers at an endpoint.
+/// A client of the daemon at an endpoint.
 #[derive(Clone, Debug)]
 pub struct Client {
     endpoint: Endpoint,
 }
 
 impl Client {
-    /// A client of the daemon on this socket; nothing is sent yet.
+    /// A client of the daemon on this socket. Sends nothing yet.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
         Self::of(Endpoint::Socket(socket.into()))
     }
 
-    /// A client of the daemon at this endpoint; nothing is sent yet.
+    /// A client of the daemon at this endpoint. Sends nothing yet.
     pub fn of(endpoint: Endpoint) -> Self {
         Self { endpoint }
     }
 
-    /// The daemon on one screen.
+    /// An overview of the daemon, for one screen.
     pub async fn status(&self) -> Result<StatusView> {
         self.ask(Method::GET, "/v1/status", None::<&()>).await
     }
@@ -140,12 +140,12 @@ impl Client {
         self.ask(Method::POST, "/v1/services", Some(service)).await
     }
 
-    /// Changes options of a service, drains it, or lets it take new flows again.
+    /// Changes options of a service, drains it, or puts it back into service.
     pub async fn patch_service(&self, name: &str, patch: &ServicePatch) -> Result<Outcome> {
         self.ask(Method::PATCH, &service_path(name), Some(patch)).await
     }
 
-    /// Drains the node, or takes it back into service.
+    /// Drains the node, or puts it back into service.
     pub async fn patch_node(&self, patch: &AdminPatch) -> Result<Outcome> {
         self.ask(Method::PATCH, "/v1/node", Some(patch)).await
     }
@@ -191,17 +191,17 @@ impl Client {
         self.ask(Method::DELETE, &removing(&backend_path(service, address), removal), None::<&()>).await
     }
 
-    /// Every counter of passes and drops.
+    /// Every counter of passed and dropped packets.
     pub async fn counters(&self) -> Result<CountersView> {
         self.ask(Method::GET, "/v1/counters", None::<&()>).await
     }
 
-    /// Who this client is to the daemon, and what it may do.
+    /// This client's identity and role, as the daemon sees them.
     pub async fn whoami(&self) -> Result<CallerView> {
         self.ask(Method::GET, "/v1/whoami", None::<&()>).await
     }
 
-    /// The last events, at most so many.
+    /// The last events, at most `limit`.
     pub async fn events(&self, limit: u32) -> Result<EventsView> {
         self.ask(Method::GET, &format!("/v1/events?limit={limit}"), None::<&()>).await
     }
@@ -223,12 +223,12 @@ impl Client {
         self.ask(Method::GET, &path, None::<&()>).await
     }
 
-    /// What would become of a packet.
+    /// What would happen to a packet.
     pub async fn explain(&self, request: &ExplainRequest) -> Result<ExplainView> {
         self.ask(Method::POST, "/v1/explain", Some(request)).await
     }
 
-    /// The running configuration, and what of it was changed at runtime.
+    /// The running configuration, and its runtime changes.
     pub async fn config(&self, query: ConfigQuery) -> Result<ConfigView> {
         let path = if query.all { "/v1/config?all=true" } else { "/v1/config" };
         self.ask(Method::GET, path, None::<&()>).await
@@ -254,7 +254,7 @@ impl Client {
         self.ask(Method::POST, "/v1/unload", None::<&()>).await
     }
 
-    /// What happens after the event of this id; without one, from now on.
+    /// The events after the one with this id. Without an id, those from now on.
     pub async fn watch(&self, after: Option<&str>) -> Result<Watch> {
         self.stream(self.open(Method::GET, "/v1/watch", after, None::<&()>)).await
     }
@@ -289,8 +289,8 @@ impl Client {
         }
     }
 
-    /// Hands a request of somebody else on, and its answer back as it comes. Of its headers only the position among the events
-    /// goes on: the daemon sees this client's rights, and no browser.
+    /// Forwards another client's request, and streams the answer back. Of its headers, only the position in the events is
+    /// forwarded: the daemon sees this client's permissions, and no browser.
     pub async fn forward(&self, request: Request<Body>) -> Result<Response<Body>> {
         let (head, body) = request.into_parts();
         let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
@@ -301,7 +301,7 @@ impl Client {
         })?;
         let sent = self.send(head.method, path, last_event_id, body);
         let (mut answer, connection) = self.in_time(sent).await?;
-        // They are about the connection, which is another one from here on.
+        // They are about the connection, which is another one on the other side.
         answer.headers_mut().remove(CONNECTION);
         answer.headers_mut().remove(TRANSFER_ENCODING);
         Ok(answer.map(|body| {
@@ -342,7 +342,7 @@ impl Client {
             .map_err(|error| self.broken(endpoint::told(&*error).unwrap_or_else(|| error.to_string())))
     }
 
-    /// Sends a request; the answer's body comes for as long as the connection is held.
+    /// Sends a request. The answer's body can be read as long as the connection is held.
     async fn open(
         &self,
         method: Method,
@@ -410,7 +410,7 @@ fn refused(status: StatusCode, body: &[u8]) -> Error {
     Error::Refused { status, message }
 }
 
-/// Ends a task that nobody waits for.
+/// Aborts a task when its waiter is dropped.
 #[derive(Debug)]
 struct AbortOnDrop(AbortHandle);
 
@@ -420,7 +420,7 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// What happens, as the daemon tells it.
+/// The daemon's events.
 pub type Watch = Events<EventView>;
 
 /// A stream of events.
@@ -437,7 +437,7 @@ impl<T: DeserializeOwned> Events<T> {
     /// The next event; `None` when the daemon has ended the stream.
     ///
     /// # Errors
-    /// Where the connection breaks, or nothing is heard of the daemon any more.
+    /// If the connection breaks, or the daemon is silent for too long.
     pub async fn next(&mut self) -> Result<Option<T>> {
         loop {
             while let Some(frame) = self.frame() {

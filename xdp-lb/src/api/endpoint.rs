@@ -1,4 +1,4 @@
-//! Where a daemon answers: on a socket of this host, or over TLS on another.
+//! A daemon's endpoint: a socket of this host, or TLS to another host.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,10 +18,10 @@ use tokio_rustls::TlsConnector;
 use crate::model::TlsVersion;
 use crate::tls;
 
-/// How long another host may take to connect and shake hands.
+/// The timeout for connecting to another host, including the handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where a daemon answers.
+/// A daemon's endpoint.
 #[derive(Clone, Debug)]
 pub enum Endpoint {
     /// Its control socket.
@@ -30,7 +30,7 @@ pub enum Endpoint {
     Remote(Arc<Remote>),
 }
 
-/// A daemon's listener for other hosts, and how to speak to it.
+/// A daemon's listener for other hosts, and the client's TLS config.
 #[derive(Debug)]
 pub struct Remote {
     url: String,
@@ -40,17 +40,17 @@ pub struct Remote {
     tls: Arc<ClientConfig>,
 }
 
-/// What requests and answers go through.
+/// The connection of requests and answers.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 impl Endpoint {
-    /// The listener at `https://HOST:PORT`, for who has this certificate and key. Its certificate is to be signed by a CA of
-    /// `ca`, or by one that this host trusts. All are PEM files.
+    /// The listener at `https://HOST:PORT`, for a client with this certificate and key. Its own certificate must be signed by a
+    /// CA of `ca`, or by one that this host trusts. All are PEM files.
     ///
     /// # Errors
-    /// The URL is another's, or a file is not good.
+    /// If the URL is invalid, or a file is unusable.
     pub fn remote(url: &str, certificate: &Path, key: &Path, ca: Option<&Path>) -> anyhow::Result<Self> {
         let wrong =
             || anyhow::anyhow!("--api \"{url}\" is not the address of a daemon; write https://HOST:PORT");
@@ -79,7 +79,7 @@ impl Endpoint {
         Ok(Self::Remote(Arc::new(Remote { url: url.to_owned(), host, port, name, tls: Arc::new(tls) })))
     }
 
-    /// What requests name as their host.
+    /// The host name in requests.
     pub(super) fn host(&self) -> &str {
         match self {
             Self::Socket(_) => "localhost",
@@ -91,7 +91,7 @@ impl Endpoint {
         match self {
             Self::Socket(socket) => loop {
                 match UnixStream::connect(socket).await {
-                    // The daemon's backlog is full (unix(7)): wait for a place.
+                    // The daemon's backlog is full (unix(7)): wait for a slot.
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                         tokio::time::sleep(Duration::from_millis(20)).await;
                     }
@@ -118,7 +118,7 @@ impl Remote {
     }
 }
 
-/// What TLS has against the daemon, or the daemon against this client, in words, where it is that which an error is of.
+/// If an error is a TLS error: why the client rejects the daemon, or the daemon the client, in words.
 pub(super) fn told(error: &(dyn std::error::Error + 'static)) -> Option<String> {
     let mut errors = std::iter::successors(Some(error), |error| error.source());
     errors.find_map(|error| tls::told(error.downcast_ref::<io::Error>()?, TlsVersion::V1_3, "--ca"))

@@ -1,4 +1,4 @@
-//! What a request is answered with that is refused.
+//! Answers to refused requests.
 
 use axum::Json;
 use axum::http::StatusCode;
@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use crate::model::refusal::Refusal;
 use crate::report::documents::ErrorView;
 
-/// A request that was refused, as status and document.
+/// A refused request: its status and document.
 pub(super) struct Error {
     status: StatusCode,
     view: ErrorView,

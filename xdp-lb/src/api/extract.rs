@@ -1,4 +1,4 @@
-//! What a request says: its document, its query and the names in its path.
+//! The parts of a request: its document, its query and the names in its path.
 
 use std::net::SocketAddr;
 
@@ -14,17 +14,17 @@ use crate::api::json;
 use crate::model::refusal::Refusal;
 use crate::model::text;
 
-/// The largest request body, in bytes: a service with ten thousand backends fits many times.
+/// The maximum size of a request body, in bytes: many times that of a service with ten thousand backends.
 pub(super) const MAX_BODY: usize = 4 << 20;
 
-/// A request's body, as the document that the route takes.
+/// A request's body, as the document of the route.
 pub(super) struct Document<T>(pub(super) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Document<T> {
     type Rejection = Error;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Error> {
-        // A length that is only claimed is not waited for.
+        // Refuses an announced length that is too large, without waiting for the body.
         if request.body().size_hint().lower() > MAX_BODY as u64 {
             return Err(too_large());
         }
@@ -40,7 +40,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Document<T> {
     }
 }
 
-/// What a request's query chooses.
+/// The parameters in a request's query.
 pub(super) struct Chosen<T>(pub(super) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Chosen<T> {

@@ -1,4 +1,4 @@
-//! JSON documents whose objects have each key once. Serde takes the last one of a map, so that the first would be lost unnoticed.
+//! JSON documents whose objects have no duplicate keys. Serde would silently use a map's last one.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -11,13 +11,13 @@ use crate::model::text::quoted;
 /// Reads a document.
 ///
 /// # Errors
-/// That it is not JSON, not a `T`, or has a key twice, and where.
+/// If it is not JSON, not a `T`, or has a duplicate key, with the position.
 pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
     serde_json::from_slice::<UniqueKeys>(body).map_err(|error| error.to_string())?;
     serde_json::from_slice(body).map_err(|error| in_words(&error.to_string()))
 }
 
-/// The types that serde expects, as Rust calls them, and in words; what follows `struct` is a name.
+/// The types that serde expects, by their Rust names, and in words. A name follows `struct`.
 const TYPES: &[(&str, &str)] = &[
     ("struct", "an object"),
     ("a map", "an object"),
@@ -28,9 +28,9 @@ const TYPES: &[(&str, &str)] = &[
     ("u64", "a whole number from 0"),
 ];
 
-/// An error of serde without names of Rust's types.
+/// A serde error without names of Rust types.
 fn in_words(error: &str) -> String {
-    // The syntax is valid, so this is another type than a string where one of several is expected.
+    // The syntax is valid, so this is a type other than a string where one of several strings is expected.
     if let Some(place) = error.strip_prefix("expected value") {
         return format!("expected a string{place}");
     }
@@ -45,7 +45,7 @@ fn in_words(error: &str) -> String {
     }
 }
 
-/// A value in which each object has each key once.
+/// A value whose objects have no duplicate keys.
 struct UniqueKeys;
 
 impl<'de> Deserialize<'de> for UniqueKeys {

@@ -1,4 +1,4 @@
-//! How the server's own extractors and answers show in the OpenAPI document.
+//! Descriptions of the server's own extractors and answers in the OpenAPI document.
 
 use aide::generate::GenContext;
 use aide::openapi::{
@@ -50,7 +50,7 @@ pub(super) fn change(
     }
 }
 
-/// Describes a question that only administrators may ask, and that names things which may not exist.
+/// Describes a query that is only for administrators, and may name objects that do not exist.
 pub(super) fn ask(
     id: &'static str,
     summary: &'static str,
@@ -68,7 +68,7 @@ pub(super) fn follow(
     move |operation| ask(id, summary)(operation).response::<409, Json<ErrorView>>()
 }
 
-/// An answer that says that something was made.
+/// The answer that something was created.
 pub(super) struct Created<T>(pub(super) T);
 
 impl<T: Serialize> IntoResponse for Created<T> {
@@ -138,7 +138,7 @@ impl<T: JsonSchema> OperationInput for Chosen<T> {
         Query::<T>::operation_input(context, operation);
     }
 
-    // 404 for what it chooses by name.
+    // 404 for the names in it.
     fn inferred_early_responses(
         context: &mut GenContext,
         operation: &mut Operation,

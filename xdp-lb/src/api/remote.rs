@@ -24,20 +24,20 @@ use crate::api::certificate;
 use crate::model::Remote;
 use crate::tls;
 
-/// How often the files are looked at, where anybody connects.
+/// How often the files are checked for changes, on connections.
 const FRESH: Duration = Duration::from_secs(1);
-/// How long before its end a certificate is warned of.
+/// How long before its expiry a certificate is warned about.
 const SOON: Duration = Duration::from_secs(14 * 86400);
-/// How long a client that is refused may take to read why.
+/// How long a refused client may take to read the reason.
 const PARTING: Duration = Duration::from_secs(1);
-/// How often the log has a line of somebody who is refused: anybody can connect.
+/// How often a refusal is logged: anyone can connect.
 const REFUSALS: Duration = Duration::from_secs(1);
 
 /// Listens on the address of the config, and reads the files.
 ///
 /// # Errors
 ///
-/// The address cannot be had, or what is wrong with the files, all of it.
+/// If the address is not available; or all problems with the files.
 pub(super) fn listen(config: &Remote) -> anyhow::Result<(TcpListener, Arc<Door>)> {
     let door = Door::new(config)?;
     let listener = bind(config.listen).with_context(|| {
@@ -57,31 +57,31 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(listener)
 }
 
-/// Who is let in. Files that are replaced count from the next connection on.
+/// Authenticates clients. Replaced files apply from the next connection on.
 pub(super) struct Door {
     config: Remote,
     read: Mutex<Read>,
     told: Mutex<Option<Instant>>,
 }
 
-/// What was read of the files.
+/// The result of reading the files.
 struct Read {
     files: Files,
-    /// Which files it was read from.
+    /// The state of the files when they were read.
     stamps: Vec<Stamp>,
-    /// When they were looked at.
+    /// The time of the last check.
     at: Instant,
 }
 
-/// What the files say.
+/// The contents of the files.
 #[derive(Clone)]
 struct Files {
     tls: Arc<ServerConfig>,
-    /// The certificate that clients are shown.
+    /// The certificate that is presented to clients.
     certificate: CertificateDer<'static>,
 }
 
-/// What changes with a file: its device, number, size, and the time of its last change.
+/// Changes with a file: its device, number, size, and the time of its last change.
 type Stamp = Option<(u64, u64, u64, i64, i64)>;
 
 impl Door {
@@ -95,13 +95,13 @@ impl Door {
         Ok(Self { config: config.clone(), read, told: Mutex::default() })
     }
 
-    /// Shakes hands with who has connected; nobody, where it has no certificate that a CA of `client_ca` signed.
+    /// Does the handshake with a client. `None` if it has no certificate that a CA of `client_ca` has signed.
     pub(super) async fn admit(
         self: Arc<Self>,
         stream: TcpStream,
     ) -> Option<(TlsStream<TcpStream>, Caller, Shown)> {
         let from = stream.peer_addr().ok()?;
-        // Answers are short, and written whole.
+        // Answers are short, and written in one piece.
         let _ = stream.set_nodelay(true);
         let this = Arc::clone(&self);
         let Files { tls, certificate } = tokio::task::spawn_blocking(move || this.files()).await.ok()?;
@@ -158,7 +158,7 @@ impl std::fmt::Debug for Door {
     }
 }
 
-/// Lets a client that is refused read why: with what it has sent unread, the kernel would reset the connection.
+/// Lets a refused client read the reason: if its data were unread, the kernel would reset the connection.
 async fn part(mut stream: TcpStream) {
     const MOST: u64 = 64 << 10;
     if stream.shutdown().await.is_ok() {
@@ -216,7 +216,7 @@ fn read(config: &Remote) -> Result<Files, Vec<String>> {
             one("certificate", &format!("{certificate} does not match the key {key}: {error}"))
         })?;
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-    // A session that is resumed shows no certificate, and one that has expired since would go unseen.
+    // A resumed session does not present the certificate, so one that has expired meanwhile would be accepted.
     tls.session_storage = Arc::new(NoServerSessionStorage {});
     tls.send_tls13_tickets = 0;
     if let Some(expiry) = expiry.map(|seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds)))

@@ -1,4 +1,4 @@
-//! The server: each route asks the owner task through its handle.
+//! The server: each route calls the owner task through its handle.
 
 use std::future::{Future, ready};
 use std::net::IpAddr;
@@ -42,7 +42,7 @@ pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long VIPs may take to be withdrawn once the node drains.
 const WITHDRAWAL: Duration = Duration::from_secs(5);
 
-/// The API's server, which has its socket and serves nobody yet.
+/// The API's server, which listens but serves no requests yet.
 #[derive(Debug)]
 pub struct Server {
     listener: UnixListener,
@@ -52,13 +52,13 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens on the Unix socket of the config, in place of a dead daemon's socket, which is root's alone, or its groups'
-    /// too; and for other hosts where the config says so.
+    /// Listens on the Unix socket of the config, replacing a dead daemon's socket. It is accessible only to root, or also to the
+    /// groups of the config. Also listens for other hosts if configured.
     ///
     /// # Errors
     ///
-    /// Another daemon answers there, this host has no such group or address, a file of certificates is not good, or the
-    /// file system refuses.
+    /// If another daemon answers there, this host has no such group or address, a certificate file is unusable, or the file
+    /// system returns an error.
     pub fn bind(config: &model::Api) -> anyhow::Result<Self> {
         let groups = Groups::resolve(config)?;
         let (listener, guard) = socket::listen(&config.socket, &groups)?;
@@ -93,7 +93,7 @@ impl Server {
             let router = router(handle);
             let who = |stream: &TcpStream| {
                 let address = stream.peer_addr().map_or(IpAddr::from([0; 4]), |address| address.ip());
-                // Whether it is an administrator, its certificate tells.
+                // Its certificate shows whether it is an administrator.
                 (User::at(address), false)
             };
             let prepare = move |stream: TcpStream, slot: Arc<Slot>| {
@@ -127,7 +127,7 @@ fn router(handle: Handle) -> Router {
         .with_state(handle)
 }
 
-/// Every route, and the OpenAPI document that describes them, which is made of the handlers' types.
+/// Every route, and the OpenAPI document that describes them, derived from the handlers' types.
 fn routes() -> (Router<Handle>, OpenApi) {
     let mut document = openapi::blank();
     let state = get_with(status, look("status", "The daemon's state on one screen"));
@@ -299,10 +299,10 @@ async fn patch_node(State(handle): State<Handle>, Document(patch): Document<Admi
     Ok(Json(outcome))
 }
 
-/// Waits until no VIP that the daemon manages is an address of this host any more.
+/// Waits until no VIP that the daemon manages is an address of this host.
 ///
 /// # Errors
-/// Where one stays for [`WITHDRAWAL`]: clients still come to it.
+/// If one stays for [`WITHDRAWAL`]: clients still reach it.
 async fn withdrawn(handle: &Handle) -> Result<(), Refusal> {
     let deadline = Instant::now() + WITHDRAWAL;
     loop {
@@ -434,7 +434,7 @@ async fn unload(State(handle): State<Handle>) -> Reply<Outcome> {
     reply(handle.unload().await)
 }
 
-/// The routes in words, as an error lists them.
+/// The routes in words, as listed in an error.
 fn describe(document: &OpenApi) -> String {
     let mut known = Vec::new();
     for (path, item) in document.paths.iter().flat_map(|paths| &paths.paths) {
@@ -452,7 +452,7 @@ async fn no_method(method: Method, uri: Uri) -> Error {
     Error::new(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not supported on {}", uri.path()))
 }
 
-/// Answers in the owner task's stead where it takes too long.
+/// Answers for the owner task if that takes too long.
 async fn in_time(request: Request, next: Next) -> Response {
     tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await.unwrap_or_else(|_| {
         let seconds = REQUEST_TIMEOUT.as_secs();

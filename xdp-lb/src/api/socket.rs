@@ -1,5 +1,4 @@
-//! The control socket: open to root and to the groups of the config alone, from its first moment on, and one daemon's
-//! only.
+//! The control socket: accessible only to root and the groups of the config from the beginning, and to only one daemon.
 
 use std::collections::BTreeSet;
 use std::ffi::CString;
@@ -19,20 +18,19 @@ use tokio::net::{UnixListener, UnixSocket};
 use crate::api::caller::Groups;
 use crate::lock::Lock;
 
-/// The longest path that a Unix socket's address can hold, in bytes: `sun_path` less its final 0 (unix(7)).
+/// The maximum length of a Unix socket's path, in bytes: `sun_path` without its final 0 (unix(7)).
 const MAX_PATH: usize = 107;
-/// How many connections may wait to be accepted; the kernel allows at most net.core.somaxconn. Beyond that, clients are delayed.
+/// The number of connections that may wait to be accepted. The kernel's limit is net.core.somaxconn. Above it, clients are
+/// delayed.
 const BACKLOG: u32 = 4096;
 
-/// Listens on `path` with mode 0600, or 0660 for these groups, and returns with it the guard that removes the socket
-/// again.
+/// Listens on `path` with mode 0600, or 0660 for these groups. Also returns the guard that removes the socket.
 ///
-/// A socket that a dead daemon left behind is replaced.
+/// Replaces a socket that a dead daemon left behind.
 ///
 /// # Errors
 ///
-/// Another daemon or program answers on `path`, something else than a socket is there, or the
-/// file system refuses.
+/// If another daemon or program answers on `path`, something other than a socket is there, or the file system returns an error.
 pub fn listen(path: &Path, groups: &Groups) -> anyhow::Result<(UnixListener, Guard)> {
     if path.as_os_str().len() > MAX_PATH {
         bail!("the path {} is too long for a socket: at most {MAX_PATH} bytes fit", path.display());
@@ -67,7 +65,7 @@ pub struct Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        // The lock is still held: no other daemon can have put its own socket here.
+        // The lock is still held, so no other daemon can have created its own socket here.
         let _ = fs::remove_file(&self.socket);
         if let Some(lock) = self.lock.take() {
             lock.remove();
@@ -75,15 +73,15 @@ impl Drop for Guard {
     }
 }
 
-/// The lock file beside the socket, held for as long as the daemon lives.
+/// The lock file beside the socket, held as long as the daemon runs.
 fn lock_file(socket: &Path) -> PathBuf {
     let mut path = socket.as_os_str().to_owned();
     path.push(".lock");
     path.into()
 }
 
-/// Binds and listens. Linux takes a new socket file's mode from the socket itself (`unix_bind_bsd`),
-/// so that it is never open to anyone else, whatever the umask.
+/// Binds and listens. Linux takes a new socket file's mode from the socket itself (`unix_bind_bsd`), so that it is never
+/// accessible to anyone else, whatever the umask.
 fn bind_private(path: &Path) -> io::Result<UnixListener> {
     let socket = UnixSocket::new_stream()?;
     fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
@@ -91,8 +89,8 @@ fn bind_private(path: &Path) -> io::Result<UnixListener> {
     socket.listen(BACKLOG)
 }
 
-/// Lets the members of the groups connect: the socket's own group is the first of them, and an access control list
-/// (acl(5)) has the others.
+/// Gives the members of the groups access: the first one is the socket's own group, and an access control list (acl(5)) has the
+/// others.
 fn admit(path: &Path, groups: &Groups) -> anyhow::Result<()> {
     let groups: BTreeSet<u32> = groups.all().map(Gid::as_raw).collect();
     let mut rest = groups.into_iter();
@@ -109,7 +107,7 @@ fn admit(path: &Path, groups: &Groups) -> anyhow::Result<()> {
     .with_context(|| format!("cannot give the groups of [api] access to the socket {}", path.display()))
 }
 
-/// The owner, the file's own group and these groups may read and write: what connecting takes.
+/// Gives the owner, the file's own group and these groups read and write permission, which connecting requires.
 fn set_access_list(path: &Path, groups: &[u32]) -> io::Result<()> {
     // linux/posix_acl_xattr.h: the version, then entries of tag, permissions and id, in this order.
     const VERSION: u32 = 2;
@@ -127,7 +125,7 @@ fn set_access_list(path: &Path, groups: &[u32]) -> io::Result<()> {
         list.extend(id.to_le_bytes());
     }
     let path = CString::new(path.as_os_str().as_bytes())?;
-    // SAFETY: both strings end with 0, and the list is as long as is said.
+    // SAFETY: both strings end with 0, and the list has the given length.
     let done = unsafe {
         libc::setxattr(
             path.as_ptr(),

@@ -40,7 +40,7 @@ fn daemon(handle: Handle) -> Daemon {
     Daemon { socket, client, stop: Some(stop), server, _folder: folder }
 }
 
-/// The owner task over tables in memory, and a server before it.
+/// An owner task on tables in memory, and its server.
 fn started() -> (testing::Daemon, Daemon) {
     let owner = testing::Daemon::start(WEB);
     let daemon = daemon(owner.handle.clone());
@@ -48,7 +48,7 @@ fn started() -> (testing::Daemon, Daemon) {
 }
 
 impl Daemon {
-    /// Sends these bytes as they are; returns the answer's status and body.
+    /// Sends these bytes unchanged. Returns the answer's status and body.
     async fn raw(&self, request: &[u8]) -> (u16, String) {
         let mut stream = UnixStream::connect(&self.socket).await.unwrap();
         // The server may answer and close before it has read everything.
@@ -95,7 +95,7 @@ async fn every_document_arrives_as_the_owner_made_it() {
         if json(&given) == json(&arrived) {
             break;
         }
-        // A second may have passed in between.
+        // The second may have changed in between.
         tries += 1;
         assert!(tries < 20, "{given:#?}\n{arrived:#?}");
     }
@@ -227,7 +227,7 @@ async fn a_huge_body_is_refused_before_it_is_read() {
     let (_owner, daemon) = started();
     let (status, error) = daemon.refused("POST", "/v1/services", &" ".repeat(5 << 20)).await;
     assert_eq!((status, error.as_str()), (413, "the request body is larger than 4194304 bytes"));
-    // Only claimed, never sent: the answer does not wait for it.
+    // The length is announced, but never sent: the answer does not wait for it.
     let claim = b"POST /v1/services HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1099511627776\r\n\r\n";
     assert_eq!(daemon.raw(claim).await.0, 413);
 }
@@ -286,12 +286,12 @@ fn operations() -> Vec<(String, String, String)> {
 async fn every_operation_of_the_openapi_document_exists_and_no_other_method() {
     for (method, path, _) in operations() {
         if path == "/v1/watch" {
-            // Its answer has no end.
+            // Its answer never ends.
             continue;
         }
         let (_owner, daemon) = started();
         let path = path.replace("{name}", "web").replace("{address}", "198.51.100.11:8080");
-        // No route takes such a body: those that want one refuse it, all others answer.
+        // No route accepts such a body: those that expect one refuse it, all others answer.
         let (status, body) = daemon.send(&method, &path, "[]").await;
         let takes_one = method == "PATCH"
             || method == "POST" && ["services", "explain", "trace"].iter().any(|it| path.contains(it));
@@ -561,7 +561,7 @@ async fn a_running_request_is_answered_while_the_daemon_stops() {
 async fn a_node_drain_ends_when_a_vip_that_was_being_added_is_away_too() {
     let owner = testing::Daemon::start(&format!("vips.interface = \"lo\"\n{WEB}"));
     let daemon = daemon(owner.handle.clone());
-    // As when a VIP is being added: what was wanted before is not yet known to be there.
+    // As if a VIP were being added: whether it is present is not known yet.
     owner.vips.waits.store(true, Ordering::Relaxed);
     owner.vips.statuses.send_replace(Standings::new());
     let client = daemon.client.clone();

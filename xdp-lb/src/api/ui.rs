@@ -1,5 +1,4 @@
-//! The web page: files that are part of this binary. They hold no secret and need no build step; what they show, they ask the
-//! API for.
+//! The web page, whose files are part of this binary. They contain no secrets and need no build step. Their data is from the API.
 
 use axum::Router;
 use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY};
@@ -7,7 +6,7 @@ use axum::http::{HeaderName, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
-/// Where the page is.
+/// The path of the page.
 pub const PATH: &str = "/ui";
 
 /// A file of the page.
@@ -46,13 +45,13 @@ const FILES: &[File] = files![
     "flows.js": SCRIPT,
 ];
 
-/// What the page may load and do: its own files, and requests to where it came from. Nothing in it is run that was not in a
-/// file, not even what another page's frame would have clicked.
+/// What the page may load and do: its own files, and requests to its own origin. Only code from files is run, and the page cannot
+/// be framed, which prevents clickjacking.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; \
                       trusted-types 'none'";
 
-/// Adds the page and its files, which are not of the API, to a router.
+/// Adds the page and its files, which are not part of the API, to a router.
 pub(super) fn add_to<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {
     let page = FILES.iter().find(|file| file.name == "index.html").expect("the page is a file");
     let router = router.route(PATH, get(async || answer(page)));
@@ -82,7 +81,7 @@ mod tests {
 
     use super::*;
 
-    /// The page should load at once, over a slow link, too.
+    /// The page should load at once, even over a slow link.
     const LARGEST: usize = 150_000;
 
     #[test]
@@ -96,7 +95,7 @@ mod tests {
             assert!(FILES.iter().any(|file| file.name == name), "{name} is not served");
         }
         for file in FILES {
-            // A name, and not an address that is asked.
+            // A name, not an address that is fetched.
             let text = file.text.replace("http://www.w3.org/2000/svg", "");
             for forbidden in ["http://", "https://", "innerHTML", "eval(", " style=", " onclick="] {
                 assert!(!text.contains(forbidden), "{} has {forbidden}", file.name);

@@ -1,4 +1,4 @@
-//! `GET /v1/watch`: what happens, as server-sent events (the HTML standard, section 9.2); and `GET /v1/events`, the last of them.
+//! `GET /v1/watch`: events as server-sent events (the HTML standard, section 9.2); and `GET /v1/events`, the last ones.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -29,20 +29,20 @@ use crate::control::handle::Handle;
 use crate::http::{Deadline, Stopping, Unread};
 use crate::model::event::{EventQuery, EventView, EventsView, WatchQuery};
 
-/// How many may watch at once, of all but administrators, and of administrators. It takes many users to fill this.
+/// The maximum number of watchers that are not administrators, and of those that are. Only many users can reach it.
 const MAX_WATCHERS: usize = 64;
-/// How many of one user.
+/// The maximum number per user.
 const MAX_OF_USER: usize = 8;
-/// After how long without an event a comment is sent, so that both sides see that the other is there.
+/// After this time without an event, a comment is sent, so that both sides see that the other is alive.
 const HEARTBEAT: Duration = Duration::from_secs(15);
-/// How often to check whether a watcher reads what it is sent.
+/// How often to check whether a watcher reads its events.
 const LOOK: Duration = Duration::from_secs(5);
-/// How many checks in a row may find what was unread before, or more. Then the watcher is dropped.
+/// The number of checks in a row that may find the same amount unread, or more. Then the watcher is dropped.
 const UNREAD_LOOKS: u32 = 4;
-/// The same for a watcher whose connection takes no more.
+/// The same for a watcher whose connection is blocked.
 const STUCK: Duration = Duration::from_secs(20);
 
-/// The places of those who watch.
+/// The slots of watchers.
 #[derive(Clone)]
 pub(super) struct Places {
     administrators: Arc<Semaphore>,
@@ -57,11 +57,11 @@ impl Default for Places {
     }
 }
 
-/// A place among all, and one among the user's own.
+/// A slot of all, and one of the user's own.
 type Place = (Option<OwnedSemaphorePermit>, OwnedSemaphorePermit);
 
 impl Places {
-    /// A place for this caller; else why there is none.
+    /// A slot for this caller, or why there is none.
     fn take(&self, caller: &Caller) -> Result<Place, String> {
         let full = |most: usize| {
             format!(
@@ -81,7 +81,7 @@ impl Places {
         };
         let own = {
             let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
-            // Those of whom nobody watches any more.
+            // Removes users without watchers.
             users.retain(|_, places| {
                 Arc::strong_count(places) > 1 || places.available_permits() < MAX_OF_USER
             });
@@ -113,7 +113,7 @@ pub(super) async fn events(
     Ok(Json(EventsView { events: handle.events(query.limit as usize)? }))
 }
 
-/// The answer that goes on until the daemon ends, or the reader has gone or does not read.
+/// The answer, which continues until the daemon ends, or the reader is gone or does not read.
 pub(super) struct Events {
     reader: EventReader,
     deadline: Deadline,
@@ -125,11 +125,11 @@ pub(super) struct Events {
 /// Whether a watcher reads.
 #[derive(Debug)]
 struct Reading {
-    /// When it is checked next.
+    /// The time of the next check.
     due: Instant,
-    /// How much was unread at the last check.
+    /// The amount that was unread at the last check.
     unread: usize,
-    /// How many checks in a row found that much or more.
+    /// The number of checks in a row that found that much or more.
     looks: u32,
 }
 
@@ -138,7 +138,7 @@ impl Reading {
         Self { due: Instant::now() + LOOK, unread: 0, looks: 0 }
     }
 
-    /// Takes what is unread now; returns whether the watcher has stopped to read.
+    /// Updates the unread amount. Returns whether the watcher has stopped reading.
     fn has_stopped(&mut self, unread: usize) -> bool {
         self.looks = if unread > 0 && unread >= self.unread { self.looks + 1 } else { 0 };
         self.unread = unread;
@@ -147,14 +147,14 @@ impl Reading {
 }
 
 impl Events {
-    /// The next frame; `None` at the end.
+    /// The next frame. `None` at the end.
     async fn next(&mut self, reading: &mut Reading) -> Option<String> {
         let beat = Instant::now() + HEARTBEAT;
         loop {
-            // Whoever takes frames keeps the connection; one that does not is cut.
+            // A reader that takes frames keeps the connection. One that does not is disconnected.
             self.deadline.extend(STUCK);
             tokio::select! {
-                // What has happened is told before the end.
+                // Pending events are sent before the end.
                 biased;
                 event = self.reader.next() => return Some(frame(event?.as_ref())),
                 () = self.stopping.begun() => return None,
@@ -173,7 +173,7 @@ impl Events {
 
 impl IntoResponse for Events {
     fn into_response(self) -> Response {
-        // A frame without data: nothing has happened, but this is where the reader is.
+        // A frame without data: there is no event yet, but this is the reader's position.
         let first = format!("retry: 1000\nid: {}\n\n", self.reader.position());
         let state = (self, Reading::new(), Some(first));
         let frames = stream::unfold(state, |(mut events, mut reading, first)| async move {

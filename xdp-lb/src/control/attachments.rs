@@ -46,7 +46,7 @@ pub(super) struct Tools<'a> {
 }
 
 impl Attachments {
-    /// Nothing is attached yet.
+    /// Without any attachments yet.
     pub(super) fn new(attach: Attaching, now: Instant) -> Self {
         Self {
             interfaces: BTreeMap::new(),
@@ -98,7 +98,7 @@ impl Attachments {
         self.interfaces.iter().filter(|(_, attached)| attached.is_ok()).map(|(name, _)| name.as_str())
     }
 
-    /// Whether a program in a driver redirects packets to this interface: not those that came in by it, and not after the kernel has
+    /// Whether a native program redirects packets to this interface: not packets that arrived on it, and not after the kernel has
     /// allocated a socket buffer.
     pub(super) fn redirect_to(&self, ifindex: u32) -> bool {
         let attached = self.interfaces.values().flatten();
@@ -151,7 +151,7 @@ impl Attachments {
             // It is back already, or is being renamed: the next verification shows.
             Ok(present) if present == name || is_first => return,
             Ok(_) => {}
-            // Only the pin of its link is left.
+            // Only the pin of its link remains.
             Err(_) => tools.detach(name, index),
         }
         let why = self.why_missing(name, tools.kernel);
@@ -232,14 +232,14 @@ impl Attachments {
         }
     }
 
-    /// Retries failed attachments from time to time.
+    /// Retries failed attachments periodically.
     pub(super) fn attach_missing(&mut self, tools: &mut Tools<'_>, now: Instant) {
         if now.duration_since(self.tried) >= ATTACH_AGAIN {
             self.attach_missing_now(tools, now);
         }
     }
 
-    /// Retries failed attachments; returns the new ones.
+    /// Retries failed attachments. Returns the new ones.
     pub(super) fn attach_missing_now(&mut self, tools: &mut Tools<'_>, now: Instant) -> Vec<String> {
         self.tried = now;
         let missing = |(name, attached): (&String, &Result<_, _>)| attached.is_err().then(|| name.clone());
@@ -379,7 +379,7 @@ impl Tools<'_> {
 
 /// Attachments made by a reload.
 pub(super) struct AttachedAnew {
-    /// Each interface, and how.
+    /// Each interface, and how the program is attached.
     all: Vec<(String, Attached)>,
     /// The indices of the interfaces that had the program before.
     held: Vec<u32>,

@@ -28,7 +28,7 @@ const SHARE_ASKED_FOR: u32 = 4;
 /// The last count of the flows, and the one in progress.
 pub(super) struct FlowCount {
     census: Arc<Census>,
-    /// When the last one started; `None` if it failed.
+    /// The start of the last one. `None` if it failed.
     began: Option<Instant>,
     /// Whether that was before the last change.
     is_outdated: bool,
@@ -48,7 +48,7 @@ struct UnderWay {
 }
 
 impl FlowCount {
-    /// Nothing counted yet.
+    /// Without any count yet.
     pub(super) fn new(now: Instant) -> Self {
         Self {
             census: Arc::default(),
@@ -78,7 +78,7 @@ impl FlowCount {
         self.under_way.iter_mut().for_each(|count| count.is_outdated = true);
     }
 
-    /// When the last count started, if that was after the last change.
+    /// The start of the last count, if that was after the last change.
     pub(super) fn of_now(&self) -> Option<Instant> {
         self.began.filter(|_| !self.is_outdated)
     }
@@ -93,7 +93,7 @@ impl FlowCount {
         }
     }
 
-    /// If the count is too old for a caller that waits for a backend to drain: the receiver of a newer one.
+    /// If the count is too old for a caller that waits for a backend to drain, returns the receiver of a newer one.
     pub(super) fn newer(&mut self, now: Instant) -> Option<oneshot::Receiver<()>> {
         let is_old = self.of_now().is_none_or(|began| now.duration_since(began) >= FRESH);
         is_old.then(|| {
@@ -103,7 +103,7 @@ impl FlowCount {
         })
     }
 
-    /// Takes a finished count, and settles slots.
+    /// Applies a finished count, and settles slots.
     pub(super) fn take(
         &mut self,
         finished: Finished,

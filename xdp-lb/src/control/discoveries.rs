@@ -1,4 +1,4 @@
-//! Updates of discovery. An address that is missing from DNS answers is held for a while, because many servers answer with a
+//! Updates of discovery. An address that is missing from DNS answers is held for some time, because many servers answer with a
 //! changing subset of the addresses.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,13 +14,13 @@ use crate::overlay::Overlay;
 use crate::report::documents::DiscoveryView;
 use crate::report::unused::{some, unused};
 
-/// If addresses keep coming back, a missing one is held for this multiple of the longest observed absence.
+/// If addresses keep returning, a missing one is held for this multiple of the longest observed absence.
 const ABSENCES: u32 = 4;
 
 /// The maximum of that time.
 const LONGEST_HOLD: Duration = Duration::from_secs(3600);
 
-/// How many addresses must come back before answers count as varying: a single one may be a restarted host.
+/// The number of addresses that must return before answers count as varying: a single one may be a restarted host.
 const DIFFERING: usize = 3;
 
 /// The state of discovery, by service.
@@ -38,13 +38,13 @@ struct Status {
     failures: u64,
     /// The last answer.
     found: Vec<Backend>,
-    /// Addresses of earlier answers, and since when they are missing.
+    /// Addresses of earlier answers, with the start of their absence.
     missing: BTreeMap<SocketAddr, (Instant, Backend)>,
-    /// Addresses that came back after being missing.
+    /// Addresses that returned after being missing.
     returned: BTreeSet<SocketAddr>,
     /// The longest time that one of them was missing.
     longest_absence: Duration,
-    /// How many exceed `max_backends`.
+    /// The number of those that exceed `max_backends`.
     left_out: usize,
     /// Backends that wait for room.
     waiting: Vec<SocketAddr>,
@@ -75,7 +75,7 @@ impl Status {
         if hold.is_zero() { hold } else { hold.max((self.longest_absence * ABSENCES).min(LONGEST_HOLD)) }
     }
 
-    /// Handles an answer; `before`: the known backends without it.
+    /// Handles an answer. `before`: the known backends without it.
     fn answer(&mut self, found: &[Backend], before: impl Iterator<Item = Backend>, now: Instant) {
         let present: BTreeSet<SocketAddr> = found.iter().map(|it| it.address).collect();
         let known: Vec<Backend> =
@@ -128,7 +128,7 @@ impl Status {
         })
     }
 
-    /// Logs which backends wait for room.
+    /// Logs the backends that wait for room.
     fn waits(&self) -> Option<String> {
         let (first, most) = (self.waiting.first()?, self.discovery.max_backends);
         let others = match self.waiting.len() - 1 {
@@ -143,7 +143,7 @@ impl Status {
 }
 
 impl Discoveries {
-    /// Forgets removed services, and those with another source.
+    /// Removes services that no longer exist or have another source.
     pub(super) fn retain(&mut self, services: &[EffectiveService]) {
         let present: BTreeMap<&str, &Discovery> = services
             .iter()

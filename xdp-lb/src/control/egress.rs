@@ -1,4 +1,4 @@
-//! Interfaces that lose what the program redirects to them: what their drivers say, and what the kernel dropped.
+//! Interfaces that lose packets that the program redirects to them, according to their drivers and to the kernel's drops.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
@@ -13,28 +13,28 @@ use crate::model::state::TroubleKind;
 use crate::report::documents::LossView;
 use crate::report::losses::{takes_no_redirected, views};
 
-/// For how long an interface that has lost packets gets no more: then some try again.
+/// How long an interface that has lost packets gets no more of them. Then some are tried again.
 const HOLD: Duration = Duration::from_secs(10);
 
 /// How often one kind of loss is logged.
 const LOG_AGAIN: Duration = Duration::from_secs(60);
 
-/// The interfaces, and what was counted.
+/// The interfaces, and the counts.
 #[derive(Debug, Default)]
 pub(super) struct Egress {
-    /// What was counted before.
+    /// The previous counts.
     counted: HashMap<LossKey, u64>,
-    /// Until when interfaces that lost everything get nothing, and why.
+    /// Interfaces that lost everything: until when they get no packets, and why.
     held: BTreeMap<u32, (Instant, String)>,
-    /// Until when losses are a trouble, and which.
+    /// Losses that are a trouble: until when, and in words.
     recent: BTreeMap<LossKey, (Instant, String)>,
-    /// When a kind of loss was logged last, and how many packets there were then.
+    /// The last log entry of each kind of loss: its time, and the number of packets then.
     logged: HashMap<LossKey, (Instant, u64)>,
 }
 
 impl Egress {
-    /// Which interfaces lose what is redirected to them, and why: those by index and name that packets are redirected to, and those
-    /// whose losses say so.
+    /// The interfaces that lose redirected packets, and why. Checks those to which packets are redirected, by index and name, and
+    /// those with losses.
     pub(super) fn look<'a>(
         &mut self,
         kernel: &dyn Kernel,
@@ -61,7 +61,7 @@ impl Egress {
         failing
     }
 
-    /// Takes in what was counted.
+    /// Updates the counts.
     fn take(&mut self, losses: &[Loss], now: Instant) {
         self.held.retain(|_, (until, _)| *until > now);
         self.recent.retain(|_, (until, _)| *until > now);
@@ -87,7 +87,7 @@ impl Egress {
     }
 }
 
-/// Whether an interface that has lost a packet so loses all of them.
+/// Whether an interface that has lost a packet in this way loses all of them.
 fn loses_everything(key: LossKey) -> bool {
     let error = Errno::from_raw(key.error.saturating_neg());
     key.action == REDIRECT && matches!(error, Errno::EOPNOTSUPP | Errno::ENXIO)

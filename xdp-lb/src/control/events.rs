@@ -1,5 +1,5 @@
-//! Events for watchers. The last events are kept for readers that are slow or reconnect; a reader that falls behind further
-//! gets an event that some were lost.
+//! Events for watchers. The last events are kept for readers that are slow or reconnect. A reader that falls further behind gets
+//! an event that some were lost.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,7 +9,7 @@ use tokio::sync::{broadcast, watch};
 
 use crate::model::event::{EventView, WatchEvent};
 
-/// How many events are kept.
+/// The number of events that are kept.
 const KEPT: usize = 4096;
 
 /// How many dropped packets wait for a watcher that is slow; it misses others.
@@ -37,7 +37,7 @@ pub struct EventReader {
     log: Arc<Mutex<Log>>,
     news: watch::Receiver<()>,
     next: u64,
-    /// Whether it asked for an unknown position, after which events may be missing.
+    /// Whether it asked for an unknown position, so that events may be missing.
     is_lost: bool,
     /// Dropped packets, if it has asked for them. They are not kept.
     drops: Option<broadcast::Receiver<Arc<EventView>>>,
@@ -89,14 +89,14 @@ impl EventLog {
         self.news.send_replace(());
     }
 
-    /// Creates readers of it.
+    /// Creates a source of readers.
     pub fn readers(&self) -> EventReaders {
         EventReaders { log: Arc::clone(&self.log), news: self.news.subscribe(), drops: self.drops.clone() }
     }
 }
 
 impl EventReaders {
-    /// A reader of what follows the event of this id; without one, of what happens from now on.
+    /// A reader of the events after the one with this id. Without an id, of those from now on.
     pub fn reader(&self, after: Option<&str>) -> EventReader {
         let log = lock(&self.log);
         let number = |after: &str| {
@@ -131,7 +131,7 @@ impl EventReaders {
         let _ = self.drops.send(Arc::new(EventView { id: String::new(), time, event }));
     }
 
-    /// The last events that are kept, at most so many, the latest last.
+    /// The last events that are kept, at most `most`, the latest last.
     pub fn last(&self, most: usize) -> Vec<EventView> {
         let log = lock(&self.log);
         let skipped = log.kept.len().saturating_sub(most);
@@ -145,7 +145,7 @@ impl EventReader {
         lock(&self.log).id(self.next - 1)
     }
 
-    /// The next event; `None` after the last one, when the log has ended.
+    /// The next event. `None` after the last one, when the log has ended.
     pub async fn next(&mut self) -> Option<Arc<EventView>> {
         loop {
             // Before reading the log: later events wake the reader.

@@ -1,4 +1,4 @@
-//! The thread that walks the flow table: with millions of records, that takes too long for the owner task.
+//! The thread that walks over the flow table: with millions of records, that takes too long for the owner task.
 
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
@@ -74,7 +74,7 @@ impl FlowWorker {
 }
 
 impl Drop for FlowWorker {
-    /// Waits for the thread, at most for one bucket of records, so that the next owner has the tables for itself.
+    /// Waits for the thread, which takes at most one bucket of records, so that the next owner has the tables to itself.
     fn drop(&mut self) {
         self.view.end();
         self.jobs = None;

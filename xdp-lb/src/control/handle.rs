@@ -1,4 +1,4 @@
-//! The interface to the owner task. Each request is a call of the [`Owner`], or of what it has published for a read.
+//! The interface to the owner task. Each request is a call of the [`Owner`], or reads what it has published.
 
 use std::future::ready;
 use std::net::SocketAddr;
@@ -47,7 +47,7 @@ impl Handle {
         Self { requests, published, reloading: Arc::default(), listing: Arc::new(Semaphore::new(1)) }
     }
 
-    /// Runs this on the owner task. The result is published before the answer, so that the caller can see it.
+    /// Runs a function on the owner task. The result is published before the answer, so that the caller can see it.
     async fn ask<T: Send + 'static>(
         &self,
         what: impl FnOnce(&mut Owner) -> Answer<T> + Send + 'static,
@@ -92,13 +92,13 @@ impl Handle {
             return Ok(());
         }
         if let Some(counted) = self.ask(|owner| Ok(owner.refresh_census())).await? {
-            // A count that takes longer is for whoever asks next; until then the answer says that it is not known.
+            // A count that takes longer is for the next caller. Until then, the answer is that it is not known.
             let _ = timeout(LONGEST_COUNT, counted).await;
         }
         Ok(())
     }
 
-    /// Makes the tables the only ones: this daemon stays.
+    /// Makes the tables the only ones, since this daemon stays.
     ///
     /// # Errors
     /// If the owner task has ended.
@@ -110,7 +110,7 @@ impl Handle {
         .await
     }
 
-    /// The daemon on one screen.
+    /// An overview of the daemon, for one screen.
     pub async fn status(&self) -> Answer<StatusView> {
         self.view(Snapshot::status).await
     }
@@ -142,12 +142,12 @@ impl Handle {
         self.view(move |snapshot, clock| snapshot.backends(service.as_deref(), clock)).await
     }
 
-    /// Every counter of passes and drops, with its reason in words.
+    /// Every counter of passed and dropped packets, with its reason in words.
     pub async fn counters(&self) -> Answer<CountersView> {
         self.view(|snapshot, _| snapshot.counters()).await
     }
 
-    /// The daemon on one screen, and every counter, at one moment.
+    /// The overview of the daemon, and every counter, at the same moment.
     pub async fn scrape(&self) -> Answer<(StatusView, CountersView)> {
         self.view(|snapshot, clock| Ok((snapshot.status(clock)?, snapshot.counters()?))).await
     }
@@ -164,9 +164,9 @@ impl Handle {
         self.read(list).await
     }
 
-    /// What would become of a packet, or of those of many clients.
+    /// What would happen to a packet, or to packets of many clients.
     pub async fn explain(&self, request: ExplainRequest) -> Answer<ExplainView> {
-        // One at a time: it may be a hundred thousand.
+        // One at a time: it may be a hundred thousand packets.
         let turn = Arc::clone(&self.listing).acquire_owned().await.map_err(|_| stopping())?;
         let explain = move |published: &Published| {
             let _until_done = turn;
@@ -187,7 +187,7 @@ impl Handle {
         self.read(move |published| published.latest()?.running(query)).await
     }
 
-    /// The last events, at most so many.
+    /// The last events, at most `most`.
     ///
     /// # Errors
     /// If the owner task has ended.
@@ -195,7 +195,7 @@ impl Handle {
         self.published.events(most)
     }
 
-    /// What happens after the event of this id; without one, from now on.
+    /// The events after the one with this id. Without an id, those from now on.
     ///
     /// # Errors
     /// If the owner task has ended.
@@ -203,33 +203,33 @@ impl Handle {
         self.published.watch(after, query)
     }
 
-    /// Adds a service; kept across restarts.
+    /// Adds a service. Kept across restarts.
     pub async fn add_service(&self, service: model::Service) -> Answer<Outcome> {
         self.ask(|owner| owner.change(|overlay, config| overlay.add_service(config, service))).await
     }
 
-    /// Changes options of a service, drains it, or lets it take new flows again; kept across restarts.
+    /// Changes options of a service, drains it, or puts it back into service. Kept across restarts.
     pub async fn patch_service(&self, name: String, patch: ServicePatch) -> Answer<Outcome> {
         self.ask(move |owner| owner.patch_service(&name, &patch)).await
     }
 
-    /// Drains the node, or puts it back into service; kept across restarts.
+    /// Drains the node, or puts it back into service. Kept across restarts.
     pub async fn patch_node(&self, admin: AdminState) -> Answer<Outcome> {
         self.ask(move |owner| owner.change(|overlay, config| overlay.patch_node(config, admin))).await
     }
 
-    /// Removes a service with its backends; kept across restarts.
+    /// Removes a service with its backends. Kept across restarts.
     pub async fn remove_service(&self, name: String, leave: Leave) -> Answer<Outcome> {
         self.ask(move |owner| owner.remove_service(&name, leave)).await
     }
 
-    /// Adds a backend to a service; kept across restarts.
+    /// Adds a backend to a service. Kept across restarts.
     pub async fn add_backend(&self, service: String, backend: model::Backend) -> Answer<Outcome> {
         self.ask(move |owner| owner.change(|overlay, config| overlay.add_backend(config, &service, backend)))
             .await
     }
 
-    /// Changes a backend's options or its administrative state; kept across restarts.
+    /// Changes a backend's options or its administrative state. Kept across restarts.
     pub async fn patch_backend(
         &self,
         service: String,
@@ -242,7 +242,7 @@ impl Handle {
         self.ask(change).await
     }
 
-    /// Removes a backend; kept across restarts.
+    /// Removes a backend. Kept across restarts.
     pub async fn remove_backend(
         &self,
         service: String,
@@ -271,7 +271,7 @@ impl Handle {
         self.read(|published| Ok(config::load(&published.latest()?.config_file))).await
     }
 
-    /// Whether a backend's first check or next hop is pending. An answer also shows that the owner task is running.
+    /// Whether a backend's first check or next hop is pending. Any answer shows that the owner task is running.
     pub async fn is_pending(&self) -> Answer<bool> {
         self.ask(|owner| Ok(owner.is_pending())).await
     }

@@ -13,7 +13,7 @@ const MOST: usize = 10;
 
 /// A host whose settings can be read.
 pub trait Host {
-    /// A sysctl's value, by its path under `/proc/sys`; `None` where there is none.
+    /// A sysctl's value, by its path under `/proc/sys`. `None` if it does not exist.
     fn sysctl(&self, path: &str) -> Option<String>;
     /// Whether this is an address of the host.
     fn is_local(&self, address: IpAddr) -> bool;
@@ -36,7 +36,7 @@ impl Host for ThisHost {
                     || address_of.and_then(|it| it.as_sockaddr_in6()).is_some_and(|v6| v6.ip() == address)
             })
         });
-        // A local route also makes an address the host's, and then it can be bound; with ip_nonlocal_bind, every address can.
+        // A local route also makes an address this host's, and then it can be bound. With ip_nonlocal_bind, every address can.
         let family = if address.is_ipv4() { "ipv4" } else { "ipv6" };
         let binds_any =
             self.sysctl(&format!("net/{family}/ip_nonlocal_bind")).is_some_and(|value| value != "0");
@@ -49,7 +49,7 @@ impl Host for ThisHost {
 pub struct HostProblem {
     /// What is missing, and the consequence.
     pub what: String,
-    /// What to do.
+    /// The fix.
     pub fix: String,
 }
 

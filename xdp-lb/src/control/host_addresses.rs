@@ -16,16 +16,16 @@ use crate::tables::Tables;
 /// This host's addresses.
 pub(super) struct HostAddresses {
     macs: OwnMacs,
-    /// Behind each interface.
+    /// The addresses on each interface.
     of_router: RouterAddressesOf,
-    /// All of them, once they are known.
+    /// All of them, once known.
     all: Option<BTreeSet<IpAddr>>,
     /// The addresses in the tables.
     told: Option<BTreeSet<Address>>,
 }
 
 impl HostAddresses {
-    /// Only the MACs are known.
+    /// With the MACs only.
     pub(super) fn new(macs: OwnMacs) -> Self {
         Self { macs, of_router: RouterAddressesOf::new(), all: None, told: None }
     }
@@ -66,8 +66,8 @@ impl HostAddresses {
         }
     }
 
-    /// Writes the addresses that are invalid as sources of received packets: this host's, and those that backends see. Until
-    /// the former are known, those of an earlier daemon stay.
+    /// Writes the addresses that are invalid as sources of received packets: this host's, and those that backends see. Until the
+    /// former are known, an earlier daemon's stay.
     pub(super) fn write_own(&mut self, tables: &Tables, kernel: &mut dyn Kernel) {
         let Some(all) = &self.all else { return };
         let all = all.iter().map(|address| Address::from(*address));
@@ -125,7 +125,7 @@ mod tests {
         let expected = expected.map(|(index, last)| OwnMac::new(index, mac(last)));
         assert_eq!(macs_of(&own_macs, BTreeSet::from([5, 4, 77])), BTreeSet::from(expected));
 
-        // Renamed, an interface keeps its index and the program.
+        // A renamed interface keeps its index and the program.
         let mut renamed = own_macs;
         let eth1 = renamed.remove("eth1").unwrap();
         renamed.insert("back0".into(), eth1);

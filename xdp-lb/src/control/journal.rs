@@ -23,7 +23,7 @@ const NAMED: usize = 5;
 pub(super) struct Journal {
     events: EventLog,
     troubles: Troubles,
-    /// How many things were restored since the daemon started.
+    /// The number of restored items since the daemon started.
     restored: u64,
     /// Unused backends, by the name of their service.
     unused: BTreeMap<String, Vec<String>>,
@@ -55,7 +55,7 @@ impl Journal {
                 service: id.service,
                 address: id.backend,
                 before,
-                // To a millisecond.
+                // Rounded to a millisecond.
                 before_seconds: lasted.map(|lasted| (lasted.as_secs_f64() * 1e3).round() / 1e3),
                 state: now.state,
                 reason: now.reason,
@@ -71,7 +71,7 @@ impl Journal {
         }
     }
 
-    /// Warns once of each interface outside the config through which backends are reached.
+    /// Warns once about each interface outside the config through which backends are reached.
     pub(super) fn warn_of_uncovered(&mut self, pool: &Pool) {
         let uncovered = pool.uncovered();
         for (interface, (backend, warning)) in &uncovered {
@@ -121,7 +121,7 @@ impl Journal {
         self.add(WatchEvent::Restored { what });
     }
 
-    /// How many things were restored since the daemon started.
+    /// The number of restored items since the daemon started.
     pub(super) fn restored(&self) -> u64 {
         self.restored
     }
@@ -163,7 +163,7 @@ impl Journal {
     }
 }
 
-/// Logs an event: as words, and what they are of as fields.
+/// Logs an event: its message in words, and its subject as fields.
 fn log(event: &WatchEvent) {
     let name = event.name();
     match event {

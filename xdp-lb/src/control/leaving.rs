@@ -18,8 +18,8 @@ use crate::pool::definition::{target_id, vip};
 use crate::pool::pool::Pool;
 use crate::tables::Tables;
 
-/// What the previous daemon had in effect, according to its tables: the backends of services in `wanted` that may have flows.
-/// `wanted` includes what is leaving.
+/// The previous daemon's configuration, according to its tables: the backends of services in `wanted` that may have flows.
+/// `wanted` includes leaving ones.
 pub(super) fn left_in(tables: &Tables, wanted: Effective) -> Effective {
     let services = wanted.services.into_iter().filter_map(|service| {
         let present = tables.services.get(&vip(&service))?;
@@ -71,7 +71,7 @@ impl<'a> BackendFlows<'a> {
         Some((present, *indices.get(&identity(present.index, address))?))
     }
 
-    /// A backend's flows; `None` if it is not in the tables.
+    /// A backend's flows. `None` if it is not in the tables.
     pub(super) fn left(&self, service: &EffectiveService, address: SocketAddr) -> Option<FlowsLeft> {
         let (_, index) = self.place(service, address)?;
         Some(FlowsLeft {
@@ -97,7 +97,7 @@ impl<'a> BackendFlows<'a> {
             for BackendChange { address, kind, flows, .. } in &mut change.backends {
                 if *kind == ChangeKind::Removed {
                     let left = self.left(service, *address);
-                    // Removing a drained backend ends no flow.
+                    // Removing a drained backend does not end a flow.
                     let has_drained = service.backend(*address).is_some_and(|it| it.is_leaving)
                         && left.is_some_and(|left| left.recorded == 0);
                     *flows = left.filter(|_| !has_drained);
@@ -107,7 +107,7 @@ impl<'a> BackendFlows<'a> {
         changes
     }
 
-    /// What becomes of a service's flows if its VIP or protocol changes.
+    /// The fate of a service's flows if its VIP or protocol changes.
     fn former(
         &self,
         change: &ServiceChange,
@@ -124,7 +124,7 @@ impl<'a> BackendFlows<'a> {
         Some(Former { vip: service.service.vip, protocol: service.service.protocol, drains_as, flows })
     }
 
-    /// Why a leaving backend can be removed; `None` while it may have flows.
+    /// Why a leaving backend can be removed. `None` while it may have flows.
     fn is_over(
         &self,
         service: &EffectiveService,
@@ -143,18 +143,18 @@ impl<'a> BackendFlows<'a> {
             return Some("it gets no packets");
         }
         let counted_at = self.census.of_now()?;
-        // Before that, a flow from before its slots moved may have no record yet.
+        // Earlier than that, a flow that is older than its slot's move may have no record yet.
         let known_at = self.sync.settling().known_at(&vip(service), present, tables, timeouts, counted_at);
         let is_known = !known_at.contains_key(&index);
         (is_known && self.census.live(index) == 0).then_some("its flows have ended")
     }
 }
 
-/// The services in effect with this config and these changes. What was in effect before and would not be any more starts to
+/// The services in effect with this config and these changes. What was in effect before and is no longer configured begins to
 /// leave.
 ///
 /// # Errors
-/// As for [`overlay::effective`].
+/// Like [`overlay::effective`].
 pub(super) fn effective_after(
     before: &Effective,
     config: &Config,
@@ -167,7 +167,7 @@ pub(super) fn effective_after(
     overlay::effective_beside(config, overlay, room, |service, address| before.has(service, address))
 }
 
-/// Takes out what leaves and has no flows left, or has had time enough. `moment`: seconds of this boot.
+/// Removes leaving services and backends that have no flows left, or whose time is over. `moment`: seconds since boot.
 pub(super) fn release(
     overlay: &mut Overlay,
     pool: &Pool,

@@ -55,8 +55,8 @@ const TICK: Duration = Duration::from_secs(1);
 /// How often to check whether a backend that is down answers clients.
 const LOOK_FOR_ANSWERS: Duration = Duration::from_millis(250);
 
-/// Reports on backends are collected for this time: backends that fail at the same moment are decided on together, so the ring
-/// moves once.
+/// Reports on backends are collected for this time: backends that fail at the same moment are handled together, so the ring moves
+/// once.
 const NEWS_GATHER: Duration = Duration::from_millis(10);
 
 /// After an update of the tables, which takes time for each service, the next one waits for this multiple of that time. So if
@@ -70,7 +70,7 @@ const LONGEST_REST: Duration = Duration::from_millis(500);
 /// take slots from earlier ones, and the new owner of a moving slot gets no new UDP flows until old ones are known.
 const GATHERING: Duration = Duration::from_millis(250);
 
-/// How many messages are handled before the tables are written.
+/// The number of messages that are handled before the tables are written.
 const BURST: usize = 4096;
 
 /// Whether a change may take effect if it cannot be saved.
@@ -78,16 +78,16 @@ const BURST: usize = 4096;
 pub(super) enum Persist {
     /// No: it is refused.
     First,
-    /// Yes: it would be found again after a restart.
+    /// Yes: it would be detected again after a restart.
     IfItCan,
 }
 
-/// A request: a function called with the owner. It returns a value if the daemon ends.
+/// A request: a function that is called with the owner. It returns a value if the daemon ends.
 pub type Request = Box<dyn for<'a> FnOnce(&'a mut Owner) -> BoxFuture<'a, Option<Ended>> + Send>;
 
 /// The owner of the daemon's state. Fields in an `Arc` are shared with published snapshots, and copied on write.
 pub struct Owner {
-    /// Ends before the tables are let go of.
+    /// Ends before the tables are released.
     pub(super) flows: FlowWorker,
     pub(super) config_file: PathBuf,
     pub(super) config: Arc<Config>,
@@ -98,7 +98,7 @@ pub struct Owner {
     pub(super) sync: TableSync,
     pub(super) census: FlowCount,
     finished: mpsc::UnboundedReceiver<Finished>,
-    /// How much memory the tables take, in bytes.
+    /// The memory of the tables, in bytes.
     memory: Option<u64>,
     pub(super) attachments: Attachments,
     pub(super) addresses: HostAddresses,
@@ -118,7 +118,7 @@ pub struct Owner {
     is_stale: bool,
     /// When the tables may be written again.
     rests_until: Instant,
-    /// The readers of published snapshots; `None` before there are any.
+    /// The readers of published snapshots. `None` before there are any.
     published: Option<watch::Sender<Arc<Snapshot>>>,
     /// Whether anything has changed since the last snapshot.
     is_news: bool,
@@ -203,10 +203,10 @@ impl Owner {
         self.write_own_macs(&[]);
         let is_of_interface = |event: &Event| matches!(event, Event::Interface { .. });
         let (of_interfaces, news): (Vec<_>, Vec<_>) = news.partition(is_of_interface);
-        // Before a packet meets these tables.
+        // Before packets use these tables.
         news.into_iter().for_each(|event| self.take_in(event));
         let names = self.config.interfaces.clone();
-        // Little is left to be copied afterwards.
+        // So that little must be copied afterwards.
         self.catch_up();
         self.attach(|attachments, tools| attachments.attach_configured(&names, tools))?;
         self.catch_up();
@@ -273,14 +273,14 @@ impl Owner {
         }
     }
 
-    /// Copies what has changed in the tables of an earlier layout, where these were made beside such.
+    /// Copies the changes in the tables of an earlier layout, if the new ones were made beside such tables.
     fn catch_up(&mut self) {
         if let Err(error) = self.kernel.catch_up() {
             tracing::error!("flows that have just begun have no record: {error:#}");
         }
     }
 
-    /// Makes the tables the only ones, where they were made beside those of an earlier layout: this daemon stays.
+    /// Makes the tables the only ones, if they were made beside those of an earlier layout, since this daemon stays.
     pub fn keep_tables(&mut self) {
         if let Err(error) = self.kernel.keep() {
             tracing::error!("the tables of the earlier layout stay, and take memory: {error:#}");
@@ -303,7 +303,7 @@ impl Owner {
         }
     }
 
-    /// Has the next snapshot published.
+    /// Makes the next snapshot due.
     pub(super) fn note_change(&mut self) {
         self.is_news = true;
     }
@@ -388,11 +388,11 @@ impl Owner {
         }
     }
 
-    /// The services in effect with this config and these changes. What is in effect now and would not be any more starts to
+    /// The services in effect with this config and these changes. What is in effect now and is no longer configured begins to
     /// leave.
     ///
     /// # Errors
-    /// As for [`overlay::effective`].
+    /// Like [`overlay::effective`].
     pub(super) fn effective_by(
         &self,
         config: &Config,
@@ -492,7 +492,7 @@ impl Owner {
         self.journal.note_error(TroubleKind::Tables, done.err());
         // After the tables: a new VIP must have backends.
         self.update_vips();
-        // The baseline for what is counted from now on.
+        // The baseline for the following counts.
         self.look_for_answers();
     }
 
@@ -635,14 +635,14 @@ impl Owner {
         done
     }
 
-    /// Writes the MACs of the interfaces that have the program, should have it, or are named here.
+    /// Writes the MACs of the interfaces that have the program, should have it, or are given here.
     pub(super) fn write_own_macs(&mut self, more: &[String]) {
         let attached = self.attachments.interfaces().keys();
         let names = self.config.interfaces.iter().chain(attached).chain(more);
         self.addresses.write_macs(names, self.kernel.as_mut(), &mut self.journal);
     }
 
-    /// Writes the addresses that ICMP errors come from, if they are enabled.
+    /// Writes the source addresses of ICMP errors, if these are enabled.
     pub(super) fn write_router_addresses(&mut self) {
         self.addresses.write_router(self.config.icmp_time_exceeded, self.kernel.as_mut());
     }
@@ -659,7 +659,7 @@ impl Owner {
         self.listeners.tell(&self.pool);
     }
 
-    /// Updates which VIPs should be present, from the states decided last.
+    /// Updates which VIPs should be present, by the states decided last.
     fn update_vips(&mut self) {
         let intents = self.intents();
         self.vips.tell(&self.config, intents);
@@ -696,7 +696,7 @@ impl Owner {
         self.release_left();
         self.look_at_found(now);
         if self.sync.settle_due(&self.config.timeouts, self.kernel.as_mut(), &mut self.journal, now) {
-            // That all of a slot's flows have a record says nothing of those that were counted before.
+            // Even if all flows of a slot have a record, flows that were counted before may not.
             self.census.outdate();
         }
         self.is_stale |= self.journal.trouble_of(TroubleKind::Tables).is_some() || self.pool.is_due(now);
@@ -715,7 +715,7 @@ impl Owner {
         self.verification.look_at_packets(self.attachments.attached(), counters, journal);
     }
 
-    /// Looks for interfaces that lose what is redirected to them: their backends take no new flows.
+    /// Checks for interfaces that lose redirected packets: their backends take no new flows.
     fn look_at_egress(&mut self, now: Instant) {
         let losses = match self.sync.counters().losses() {
             Ok(losses) => losses,
@@ -764,7 +764,7 @@ impl Owner {
         self.is_stale |= Arc::make_mut(&mut self.pool).record_flows(counted, now);
     }
 
-    /// Takes in a count of the flows.
+    /// Applies a count of the flows.
     fn take_count(&mut self, finished: Finished) {
         self.is_news = true;
         let (kernel, journal) = (self.kernel.as_mut(), &mut self.journal);
@@ -805,8 +805,8 @@ fn kept_changes(config: &Config) -> anyhow::Result<Overlay> {
     }
 }
 
-/// The services in effect after a start, with the runtime changes that still apply. What the previous daemon had in effect and
-/// is no longer wanted drains.
+/// The services in effect after a start, with the runtime changes that still apply. What the previous daemon had in effect and is
+/// no longer configured drains.
 fn restored(
     config: &Config,
     overlay: &mut Overlay,

@@ -18,10 +18,10 @@ use crate::pool::pool::Pool;
 /// Replaces the checked targets: [`Checker::set_targets`](crate::health::Checker::set_targets).
 pub type SetTargets = Box<dyn FnMut(Vec<(Target, Health)>) + Send>;
 
-/// Notes whether this host can reach an address, or why not: [`Checker::set_reach`](crate::health::Checker::set_reach).
+/// Sets whether this host can reach an address, or why not: [`Checker::set_reach`](crate::health::Checker::set_reach).
 pub type SetReach = Box<dyn FnMut(IpAddr, Option<String>) + Send>;
 
-/// Replaces the backends that are checked through their VIP; or why the daemon cannot do that:
+/// Replaces the backends that are checked through their VIP; or the reason why the daemon cannot do that:
 /// [`VipChecks::set_vip_targets`](crate::health::VipChecks::set_vip_targets).
 pub type SetVipTargets = Result<SetVipTarget, String>;
 
@@ -60,13 +60,13 @@ pub struct Parts {
 pub struct Listeners {
     /// The checks.
     pub set_targets: SetTargets,
-    /// Is notified of backends that are unreachable from this host.
+    /// Called for backends that are unreachable from this host.
     pub set_reach: SetReach,
     /// The resolver.
     pub watch: Watch,
     /// Discovery.
     pub set_discoveries: SetDiscoveries,
-    /// The checks of VIPs.
+    /// The checks through VIPs.
     pub set_vip_targets: SetVipTargets,
 }
 
@@ -75,7 +75,7 @@ pub struct Listeners {
 pub struct Learned {
     /// The state of the backends.
     pub pool: Pool,
-    /// Events to handle: the last ones of MACs, addresses, VLANs and each interface.
+    /// Events to handle: the latest about MACs, addresses, VLANs and each interface.
     pub news: Vec<Event>,
 }
 
@@ -102,7 +102,7 @@ pub enum Ended {
     NetworkLost,
 }
 
-/// Reports why checks of VIPs are impossible, if one of these services needs them.
+/// The reason why checks through VIPs are impossible, if one of these services needs them.
 pub(crate) fn refuse_vip_checks<'a>(
     why: &str,
     mut services: impl Iterator<Item = &'a model::Service>,
@@ -115,13 +115,13 @@ pub(crate) fn refuse_vip_checks<'a>(
 }
 
 impl Listeners {
-    /// Why these services cannot be in effect: they need checks of VIPs, which are impossible.
+    /// Why these services cannot be in effect: they need checks through VIPs, which are impossible.
     pub(super) fn refuse(&self, effective: &Effective) -> Option<String> {
         let services = effective.services.iter().map(|service| &service.service);
         refuse_vip_checks(self.set_vip_targets.as_ref().err()?, services)
     }
 
-    /// Notifies listeners of the present services and backends.
+    /// Notifies listeners of the current services and backends.
     pub(super) fn tell(&mut self, pool: &Pool) {
         (self.watch)(pool.addresses());
         (self.set_targets)(pool.targets());

@@ -1,4 +1,4 @@
-//! Reads without the owner task: they neither wait for a decision nor delay one.
+//! Reads without the owner task. They neither wait for a decision nor delay one.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,7 +12,7 @@ use crate::model::refusal::{Answer, Refusal};
 use crate::report::snapshot::{Clock, Snapshot};
 use crate::uptime;
 
-/// How often a document is made again if the tables change meanwhile.
+/// How often a document is rebuilt if the tables change meanwhile.
 const TRIES: usize = 3;
 
 /// What the owner task publishes: snapshots and events.
@@ -57,13 +57,13 @@ impl Published {
         self.snapshots.borrow().drains()
     }
 
-    /// The last events, at most so many.
+    /// The last events, at most `most`.
     pub(super) fn events(&self, most: usize) -> Answer<Vec<EventView>> {
         self.latest()?;
         Ok(self.events.last(most))
     }
 
-    /// What happens after the event of this id; without one, from now on.
+    /// The events after the one with this id. Without an id, those from now on.
     pub(super) fn watch(&self, after: Option<&str>, query: WatchQuery) -> Answer<EventReader> {
         self.latest()?;
         Ok(match query.drops {

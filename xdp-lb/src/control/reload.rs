@@ -76,7 +76,7 @@ impl Owner {
         let warnings = match adopted {
             Ok(warnings) => warnings,
             Err(refusal) => {
-                // Undo what was attached and set for the new config.
+                // Undoes what was attached and set for the new config.
                 self.attach(|_, tools| attached.take_back(tools));
                 let present = Arc::clone(&self.config);
                 self.set_policy(&present)?;
@@ -106,7 +106,7 @@ impl Owner {
         Ok(view)
     }
 
-    /// Compares the config file with what is running.
+    /// Compares the config file with the running config.
     fn hold_against(&self, read: Result<Config, Errors>, leave: Leave) -> Answer<Reload> {
         let file = self.config_file.display();
         let read =
@@ -116,7 +116,7 @@ impl Owner {
         let contradiction = |lines: Vec<String>| {
             Refusal::Invalid(format!("{file}: nothing was changed\n{}", lines.join("\n")))
         };
-        // By the limits in the file; whether the tables have room is checked by the plan.
+        // By the limits in the file. Whether the tables have room is checked by the plan.
         let effective = self.effective_by(&read, &mut overlay, leave).map_err(contradiction)?;
         if !self.config.allow_exec_checks
             && let Some(name) = runs_a_program(&effective)
@@ -158,7 +158,7 @@ impl Owner {
         Ok(Reload { config: overlay::reloadable(read, &self.config), overlay, effective, view })
     }
 
-    /// Changes of the services in the file since it was last read that these runtime changes override.
+    /// Changes to services in the file since it was last read that these runtime changes override.
     fn overridden(&self, read: &Config, runtime: &Overlay) -> Result<Vec<String>, Vec<String>> {
         let before = Config { limits: read.limits, ..Config::clone(&self.config) };
         let [before, after] = [&before, read].map(|config| overlay::effective(config, &Overlay::default()));

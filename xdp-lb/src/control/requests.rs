@@ -15,7 +15,7 @@ use crate::overlay::{Leave, Overlay};
 use crate::pool::definition::vip;
 
 impl Owner {
-    /// Begins an upgrade: the successor takes over what is pinned.
+    /// Begins an upgrade: the successor takes over the pins.
     pub(super) fn begin_upgrade(&mut self) -> Answer<Outcome> {
         self.verify_holds();
         match self.journal.trouble_of(TroubleKind::Pins) {
@@ -24,7 +24,7 @@ impl Owner {
         }
     }
 
-    /// Makes a persistent change: validated, planned and saved before it takes effect.
+    /// Makes a persistent change: it is validated, planned and saved before it takes effect.
     pub(super) fn change(
         &mut self,
         change: impl FnOnce(&mut Overlay, &Config) -> Answer<Outcome>,
@@ -32,7 +32,7 @@ impl Owner {
         self.change_with(Leave::Drain, change)
     }
 
-    /// Removes a backend; the message says whether it drains, or which flows ended.
+    /// Removes a backend. The message reports whether it drains, or which flows ended.
     pub(super) fn remove_backend(
         &mut self,
         service: &str,
@@ -56,7 +56,7 @@ impl Owner {
         Ok(outcome)
     }
 
-    /// The same of a service with its backends.
+    /// The same for a service with its backends.
     pub(super) fn remove_service(&mut self, name: &str, leave: Leave) -> Answer<Outcome> {
         let service = self.service(name);
         if leave == Leave::Drain && service.is_some_and(|it| it.is_leaving) {
@@ -85,8 +85,8 @@ impl Owner {
         self.pool.effective().services.iter().find(|it| it.service.name == name)
     }
 
-    /// Has the flows counted anew, for somebody who waits for a backend to lose its last; returns who tells when it is done,
-    /// where the last count is too old.
+    /// If the last count of the flows is too old for a caller that waits for a backend's last flow to end, requests a new one,
+    /// and returns the receiver of its end.
     pub(super) fn refresh_census(&mut self) -> Option<oneshot::Receiver<()>> {
         let now = Instant::now();
         let newer = self.census.newer(now);

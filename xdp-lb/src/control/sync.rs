@@ -1,4 +1,4 @@
-//! The present tables: carrying out plans, settling slots, and the counters of services and backends.
+//! The current tables: carries out plans, settles slots, and keeps the counters of services and backends.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,24 +35,24 @@ pub(super) struct TableSync {
     counters: Arc<dyn Counters>,
     flows: Arc<dyn FlowRecords>,
     live: Arc<dyn LiveTables>,
-    /// Logged services whose rings are too short.
+    /// Services whose rings are too short, already logged.
     shortened: Vec<Endpoint>,
-    /// For whoever judges flow records meanwhile.
+    /// For tasks that judge flow records meanwhile.
     view: Arc<TablesView>,
     given: Given,
 }
 
-/// The places that were given to somebody since a count of the flows began.
+/// The indices that were assigned since a count of the flows began.
 #[derive(Default)]
 struct Given {
     services: HashSet<ServiceIndex>,
     backends: HashSet<BackendIndex>,
-    /// Nobody knows which.
+    /// It is not known which.
     is_unknown: bool,
 }
 
 impl TableSync {
-    /// From tables that were read back.
+    /// From tables that were read from the kernel.
     pub(super) fn new(
         tables: Tables,
         view: Arc<TablesView>,
@@ -78,7 +78,7 @@ impl TableSync {
         })
     }
 
-    /// The present tables.
+    /// The current tables.
     pub(super) fn tables(&self) -> &Tables {
         self.planner.tables()
     }
@@ -128,7 +128,7 @@ impl TableSync {
         self.planner.can_shrink()
     }
 
-    /// The writes that lead to the wanted tables.
+    /// The writes that result in the wanted tables.
     pub(super) fn plan(&self, wanted: &[WantedService]) -> Result<Plan, Full> {
         self.planner.plan(wanted, monotonic_seconds().map_or(0, |now| now.max(1)))
     }
@@ -184,8 +184,7 @@ impl TableSync {
         self.keep_former(kernel, &plan.writes)
     }
 
-    /// Adds the counters of removed backends to their service. Earlier snapshots still have the backend, and the sum without
-    /// it.
+    /// Adds the counters of removed backends to their service. Earlier snapshots still have the backend, and the sum without it.
     fn keep_former(&mut self, kernel: &mut dyn Kernel, writes: &[Write]) -> anyhow::Result<()> {
         for write in writes {
             if let Write::Backend(index, after) = write
@@ -201,14 +200,14 @@ impl TableSync {
         Ok(())
     }
 
-    /// Notes the slots that these completed writes move or settle.
+    /// Records the slots that these completed writes move or settle.
     fn note(&mut self, writes: &[Write]) {
         if writes.iter().any(|write| matches!(write, Write::Slots(..))) {
             Arc::make_mut(&mut self.settling).note(writes, self.planner.tables(), Instant::now());
         }
     }
 
-    /// After a failed write, read back how far it got.
+    /// After a failed write, reads how far it got.
     pub(super) fn read_again(&mut self, kernel: &dyn Kernel) {
         self.view.hide();
         self.given.is_unknown = true;
@@ -222,7 +221,7 @@ impl TableSync {
         }
     }
 
-    /// Changes what flow records are judged by, beside the tables.
+    /// Changes the data other than the tables by which flow records are judged.
     pub(super) fn change<T>(&self, change: impl FnOnce() -> T) -> T {
         self.view.hide();
         let done = change();
@@ -230,12 +229,12 @@ impl TableSync {
         done
     }
 
-    /// A count of the flows begins.
+    /// Marks the start of a count of the flows.
     pub(super) fn forget_given(&mut self) {
         self.given = Given::default();
     }
 
-    /// Takes out of a count of the flows what may be another's by now; says whether nothing may.
+    /// Removes from a count of the flows the indices that may be another's by now. Returns whether there were none.
     pub(super) fn forget_what_was_given(&self, counted: &mut Counted) -> bool {
         let Given { services, backends, is_unknown } = &self.given;
         if *is_unknown {
@@ -246,7 +245,7 @@ impl TableSync {
         !is_unknown && services.is_empty() && backends.is_empty()
     }
 
-    /// Forgets the prior owners of slots that have moved for long enough; says whether there were any.
+    /// Clears the prior owners of slots that have been moving for long enough. Returns whether there were any.
     pub(super) fn settle_due(
         &mut self,
         timeouts: &Timeouts,
@@ -262,7 +261,7 @@ impl TableSync {
         !due.is_empty()
     }
 
-    /// Settles the slots in which this count of the flows, which began then, found nothing that says otherwise.
+    /// Settles the slots in which this count of the flows, which began then, found no record that differs.
     pub(super) fn settle_counted(
         &mut self,
         census: &Census,
@@ -281,7 +280,7 @@ impl TableSync {
         self.settle(&settled, kernel, journal);
     }
 
-    /// Writes slots that move towards settled.
+    /// Writes slots that are being settled.
     fn settle(&mut self, writes: &[Write], kernel: &mut dyn Kernel, journal: &mut Journal) {
         if !writes.is_empty() {
             self.view.hide();

@@ -61,12 +61,12 @@ pub(crate) struct Memory {
     pub(crate) next_index: u32,
     /// Interfaces that have another program.
     pub(crate) foreign: BTreeSet<String>,
-    /// From which interface to which flows were moved.
+    /// The interfaces between which flows were moved: from, to.
     pub(crate) moved: Vec<(u32, u32)>,
     /// The removed pins.
     pub(crate) unpinned: Vec<String>,
     pub(crate) unmounted: bool,
-    /// Why the program at TC ingress is missing, until it is attached again; and whether that fails.
+    /// Why the program at TC ingress is missing until it is attached again, and whether attaching fails.
     pub(crate) classifier_lost: Option<String>,
     pub(crate) classifier_refused: bool,
     pub(crate) zeroed: Vec<BackendIndex>,
@@ -87,7 +87,7 @@ pub(crate) struct Memory {
     pub(crate) router_addresses: RouterAddressesOf,
     pub(crate) resets_unknown: bool,
     pub(crate) own_addresses: BTreeSet<Address>,
-    /// What the kernel has dropped after the program's verdict.
+    /// The packets that the kernel dropped after the program's verdict.
     pub(crate) losses: Vec<Loss>,
 }
 
@@ -114,7 +114,7 @@ impl InMemory {
         self.0.lock().unwrap()
     }
 
-    /// Records an established flow of a client to a backend in the tables, which has been idle for so many seconds.
+    /// Records an established flow of a client to a backend, idle for this many seconds, in the tables.
     pub(crate) fn record_flow(&self, client: &str, backend: &str, idle: u32) {
         let mut memory = self.lock();
         let is_it = |it: &Backend| SocketAddr::new(it.address.into(), it.port.get()) == address(backend);
@@ -458,7 +458,7 @@ impl Vips for InMemoryVips {
     }
 }
 
-/// A running owner task, and everything around it.
+/// A running owner task, and its surroundings.
 pub(crate) struct Daemon {
     pub(crate) directory: TempDir,
     pub(crate) kernel: InMemory,
@@ -527,7 +527,7 @@ impl Daemon {
         Self::start_by(directory, kernel, config, |run| tokio::spawn(run))
     }
 
-    /// With the owner task on its own thread, as in the daemon: a long decision blocks no worker.
+    /// With the owner task on its own thread, as in the daemon, so that a long decision does not block a worker.
     pub(crate) fn start_apart(config: &str) -> Self {
         let runtime = tokio::runtime::Handle::current();
         let apart = |run| tokio::task::spawn_blocking(move || runtime.block_on(run));
@@ -607,7 +607,7 @@ impl Daemon {
         })
     }
 
-    /// Kills the daemon and starts it again: the tables and the files are what is left.
+    /// Kills the daemon and restarts it: only the tables and the files remain.
     pub(crate) async fn restart(self, config: &str) -> Self {
         self.task.abort();
         let _ = self.task.await;

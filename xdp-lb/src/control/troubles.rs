@@ -19,7 +19,7 @@ struct Noted {
 /// How a trouble changed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum News {
-    /// Not at all.
+    /// No change.
     None,
     /// It started, or has another cause.
     Began(String),
@@ -28,7 +28,7 @@ pub(super) enum News {
 }
 
 impl Troubles {
-    /// Sets the trouble of this kind; `None`: there is none.
+    /// Sets the trouble of this kind. `None`: there is none.
     pub(super) fn note(&mut self, kind: TroubleKind, why: Option<&str>, now: Instant) -> News {
         let before = self.0.remove(&kind);
         let Some(why) = why else {

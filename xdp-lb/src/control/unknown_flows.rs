@@ -1,31 +1,32 @@
-//! Whether a flow without a record has ended, or has only lost its record: packets of ended flows are answered with a reset.
+//! Decides whether a flow without a record has ended, or has only lost its record: packets of ended flows are answered with a
+//! reset.
 
 use std::time::{Duration, Instant};
 
 use crate::datapath::Census;
 use crate::model::{Limits, Timeouts};
 
-/// How long after a start flows may still be without a record that live: those of an earlier daemon whose tables are gone get
-/// theirs with their clients' next packets.
+/// How long after a start live flows may be without a record: if an earlier daemon's tables are gone, its flows get records with
+/// their clients' next packets.
 const AFTER_START: Duration = Duration::from_secs(10);
 
-/// What is known of why records are missing.
+/// What may have removed records of live flows.
 pub struct UnknownFlows {
-    /// When the last of what may have taken records away has worn off.
+    /// The end of the effects of the last event that may have removed records.
     unsure_until: Instant,
 }
 
 impl UnknownFlows {
-    /// As after a start.
+    /// The state after a start.
     pub fn new(now: Instant) -> Self {
         Self { unsure_until: now + AFTER_START }
     }
 
-    /// Whether flows without a record are over, after this count of the records. A table that is more than half full may have
-    /// had no room for a flow, or have evicted one that has just begun ([`xdp_lb_common::flow_table`]). Such a flow is over by
-    /// itself after `tcp_idle`.
+    /// Whether flows without a record are over, after this count of the records. A table that is more than half full may have had
+    /// no room for a flow, or may have evicted a new one ([`xdp_lb_common::flow_table`]). Such a flow ends by itself after
+    /// `tcp_idle`.
     pub fn are_over(&mut self, census: &Census, limits: &Limits, timeouts: &Timeouts, now: Instant) -> bool {
-        // A table is half full with seven eighths of the flows that it is for.
+        // A table is half full with seven eighths of the flows for which it is sized.
         if census.records > u64::from(limits.flows - limits.flows / 8) {
             self.unsure_until = self.unsure_until.max(now + timeouts.tcp_idle);
         }

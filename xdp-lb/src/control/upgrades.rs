@@ -23,7 +23,7 @@ impl Upgrades {
         (Self { wanted, state: Arc::new(watch::channel(None).0) }, asked)
     }
 
-    /// Asks for an upgrade.
+    /// Requests an upgrade.
     pub(crate) fn begin(&self) -> Answer<Outcome> {
         let is_under_way = self.view().is_some_and(|upgrade| upgrade.state == UpgradeState::UnderWay);
         if is_under_way || self.wanted.try_send(()).is_err() {

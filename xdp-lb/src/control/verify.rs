@@ -17,30 +17,30 @@ use crate::tables::{Tables, Write};
 /// How often to verify.
 const EVERY: Duration = Duration::from_secs(2);
 
-/// How many table entries are compared at a time, and how many unused indices of backends.
+/// The number of table entries that are compared at a time, and of unused indices of backends.
 const SAMPLE: usize = 1024;
 
-/// How many slots of a ring count as one entry.
+/// The number of slots of a ring that count as one entry.
 const SLOTS: usize = 512;
 
-/// This many packets in a row that the program did not count are not a coincidence.
+/// If this many packets in a row are not counted by the program, that is no coincidence.
 const UNCOUNTED: u64 = 1_000;
 
 /// The position in the tables, and earlier results.
 #[derive(Debug, Default)]
 pub(super) struct Verification {
     at: Option<Instant>,
-    /// How many entries of this round are done.
+    /// The number of entries compared in this round.
     compared: usize,
-    /// The same, of vacant places.
+    /// The same for vacant indices.
     compared_vacant: usize,
     packets: Packets,
-    /// Packets to and from backends, by the last sample.
+    /// Packets to and from backends, in the last sample.
     forwarded: u64,
 }
 
 impl Verification {
-    /// Takes the counters of backends.
+    /// Updates the sum of the backends' counters.
     pub(super) fn take_forwarded<'a>(&mut self, backends: impl Iterator<Item = &'a Traffic>) {
         let sum = |sum: u64, traffic: &Traffic| {
             sum.wrapping_add(traffic.packets_in).wrapping_add(traffic.packets_out)
@@ -48,7 +48,7 @@ impl Verification {
         self.forwarded = backends.fold(0, sum);
     }
 
-    /// Whether it is time to verify again; resets the timer.
+    /// Whether it is time to verify again. Resets the timer.
     pub(super) fn is_due(&mut self, now: Instant) -> bool {
         let is_due = self.at.is_none_or(|at| now.duration_since(at) >= EVERY);
         if is_due {
@@ -57,7 +57,7 @@ impl Verification {
         is_due
     }
 
-    /// Compares the next entries of the tables; where one differs, all of them.
+    /// Compares the next entries of the tables. If one differs, compares all of them.
     pub(super) fn look_at_tables(
         &mut self,
         sync: &mut TableSync,
@@ -65,7 +65,7 @@ impl Verification {
         journal: &mut Journal,
     ) {
         if journal.trouble_of(TroubleKind::Tables).is_some() {
-            // Their content is unknown, and they are being written.
+            // Their content is unknown, and they are about to be written.
             return;
         }
         let (tables, places) = (sync.tables(), kernel.sizes().limits.backends);
@@ -83,7 +83,7 @@ impl Verification {
         take_restored(restored, sync, kernel, journal);
     }
 
-    /// Compares how many packets arrived at these interfaces with how many the program counted.
+    /// Compares the number of packets that arrived on these interfaces with the number that the program counted.
     pub(super) fn look_at_packets<'a>(
         &mut self,
         interfaces: impl Iterator<Item = &'a str>,
@@ -119,7 +119,7 @@ pub(super) fn restore_pins(pin_path: &Path, kernel: &mut dyn Kernel, journal: &m
     journal.note(TroubleKind::Pins, why.as_deref());
 }
 
-/// Reads back what was written.
+/// Reads back the written tables.
 pub(super) fn verify_written(
     writes: &[Write],
     sync: &mut TableSync,
@@ -149,17 +149,17 @@ fn take_restored(
     }
 }
 
-/// Packets that arrived at the interfaces with the program, against those that it counted.
+/// Packets that arrived on the interfaces with the program, compared with those that it counted.
 #[derive(Debug, Default)]
 struct Packets {
     arrived: Option<u64>,
     counted: u64,
-    /// How many have arrived since the last counted one.
+    /// The number of arrivals since the last counted packet.
     uncounted: u64,
 }
 
 impl Packets {
-    /// Takes both totals; returns how many arrived since the last counted packet, if that is too many.
+    /// Updates both totals. Returns the number of arrivals since the last counted packet, if that is too many.
     fn take(&mut self, arrived: u64, counted: u64) -> Option<u64> {
         let more = self.arrived.map_or(0, |before| arrived.saturating_sub(before));
         self.uncounted = if self.counted == counted { self.uncounted + more } else { 0 };
@@ -198,7 +198,7 @@ fn vacant(tables: &Tables, places: u32) -> impl Iterator<Item = Write> {
     vacant.map(|index| Write::Backend(index, Backend::default()))
 }
 
-/// The final content of the place of this write, after all writes.
+/// The final content at the key of this write, after all writes.
 fn expected(tables: &Tables, write: &Write) -> Write {
     match write {
         Write::Backend(index, _) => {
@@ -272,7 +272,7 @@ mod tests {
         );
         let places = [0, 2, 3].map(|index| Write::Backend(BackendIndex(index), Backend::default()));
         assert_eq!(vacant(&tables, 3).collect::<Vec<_>>(), places);
-        // A round goes over all of them, a sample at a time.
+        // A round visits all of them, one sample at a time.
         let (mut compared, mut seen) = (0, 0);
         loop {
             let (sample, is_last) = next(vacant(&tables, 5 * SAMPLE as u32), &mut compared);

@@ -15,7 +15,7 @@ pub trait Vips: Send {
     fn set(&mut self, wanted: Wanted);
     /// The status of each VIP, from now on.
     fn statuses(&self) -> watch::Receiver<Standings>;
-    /// Removes all VIPs that were added; returns a list.
+    /// Removes all VIPs that were added. Returns a list.
     fn release(&mut self) -> BoxFuture<'_, Result<Vec<String>>>;
 }
 
@@ -36,12 +36,12 @@ impl Vips for vips::Vips {
 /// The VIPs that the daemon manages.
 pub(super) struct VipKeeper {
     vips: Box<dyn Vips>,
-    /// Whether the intent of a VIP was undecided at the last update.
+    /// Whether a VIP's intent was undecided at the last update.
     is_undecided: bool,
 }
 
 impl VipKeeper {
-    /// Nothing is known yet.
+    /// Without any VIPs yet.
     pub(super) fn new(vips: Box<dyn Vips>) -> Self {
         Self { vips, is_undecided: true }
     }
@@ -55,7 +55,7 @@ impl VipKeeper {
         });
     }
 
-    /// Sets them again while a VIP is undecided, which also ends with time.
+    /// Sets them again while a VIP is undecided, which also ends after some time.
     pub(super) fn tell_once_decided(&mut self, config: &Config, intents: VipIntents) {
         if intents.values().any(|intent| *intent == VipIntent::Undecided) {
             self.is_undecided = true;
@@ -64,7 +64,7 @@ impl VipKeeper {
         }
     }
 
-    /// Removes all VIPs that were added; returns a list.
+    /// Removes all VIPs that were added. Returns a list.
     pub(super) async fn release(&mut self) -> Result<Vec<String>> {
         self.vips.release().await
     }

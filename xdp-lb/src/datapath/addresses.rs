@@ -1,4 +1,4 @@
-//! The writing side of [`xdp_lb_common::tables::filter`].
+//! Writes the [`xdp_lb_common::tables::filter`].
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,15 +8,15 @@ use xdp_lb_common::tables::filter::Place;
 
 use super::memory::Words;
 
-/// Whose each address is.
+/// The roles of addresses.
 pub struct Addresses {
     words: Words,
-    /// How many endpoints have each bit.
+    /// The number of endpoints with each bit.
     uses: HashMap<(Place, u8), u32>,
 }
 
 impl Addresses {
-    /// The table in this map, where these addresses have endpoints. Nothing is written: see [`Addresses::restore`].
+    /// The table in this map, if these addresses have endpoints. Does not write it: see [`Addresses::restore`].
     pub fn new(words: Words, present: impl IntoIterator<Item = (Address, u8)>) -> Self {
         let mut uses = HashMap::new();
         for (address, role) in present {
@@ -25,8 +25,8 @@ impl Addresses {
         Self { words, uses }
     }
 
-    /// Sets the bits of the addresses and no others, whatever an earlier daemon, which may have ended between two writes, or
-    /// somebody else has left; returns whether any was wrong.
+    /// Sets exactly the bits of the addresses, whatever else is in the table: an earlier daemon may have ended between two
+    /// writes, or others may have changed it. Returns whether any bit was wrong.
     pub fn restore(&self) -> bool {
         let mut bits = vec![0; self.words.length() as usize];
         for (place, role) in self.uses.keys() {
@@ -36,7 +36,7 @@ impl Addresses {
         self.words.all().iter().zip(bits).map(differs).fold(false, |any, differs| any | differs)
     }
 
-    /// Notes an endpoint of this address, before packets can find it.
+    /// Adds an endpoint of this address, before packets can find it.
     pub fn add(&mut self, address: &Address, role: u8) {
         let place = Place::of(address);
         let uses = self.uses.entry((place, role)).or_default();
@@ -46,7 +46,7 @@ impl Addresses {
         }
     }
 
-    /// Forgets an endpoint of this address, after packets find it no more.
+    /// Removes an endpoint of this address, after packets can no longer find it.
     pub fn remove(&mut self, address: &Address, role: u8) {
         let place = Place::of(address);
         let Some(uses) = self.uses.get_mut(&(place, role)) else { return };

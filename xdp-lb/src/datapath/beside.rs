@@ -1,4 +1,4 @@
-//! Today's program and tables, beside those of an earlier layout, which forward until the links are given this program.
+//! The current program and tables, beside those of an earlier layout, which forward until the links get this program.
 
 use std::os::fd::AsFd as _;
 use std::path::Path;
@@ -18,7 +18,7 @@ use super::pins::{self, Pins};
 use super::plain::Plain;
 use crate::tables::{Tables, Write};
 
-/// The program, verified, and tables of its own, which hold the flows of the earlier ones.
+/// The program, verified, and its own tables, with the flows of the earlier ones.
 pub struct Beside {
     pub object: Ebpf,
     pub maps: Maps,
@@ -28,19 +28,19 @@ pub struct Beside {
     pub earlier: Earlier,
 }
 
-/// The tables that are taken over from.
+/// The tables that this daemon takes over.
 pub struct Earlier {
     former: Box<dyn Former>,
-    /// The second of the kernel's clock from which on flows may have had packets that are not known here.
+    /// The second of the kernel's clock since which flows may have had packets that were not copied.
     since: u32,
 }
 
 impl Beside {
-    /// Loads the program with tables beside those in `directory`, and copies what lives longer than a daemon. The earlier tables are
-    /// only read.
+    /// Loads the program with tables beside those in `directory`, and copies everything that outlives a daemon. The earlier
+    /// tables are only read.
     ///
     /// # Errors
-    /// As [`Datapath::load`](super::Datapath::load), and where the earlier tables cannot be read. Nothing is left behind.
+    /// Like [`Datapath::load`](super::Datapath::load), and if the earlier tables cannot be read. Nothing is left behind.
     pub fn prepare(options: &Options, object: &[u8], pin_path: &Path, other: &pins::Other) -> Result<Self> {
         let former = former::open(&other.directory, other.version, options)
             .with_context(|| format!("cannot read the tables in {}", other.directory.display()))?;
@@ -76,17 +76,17 @@ impl Beside {
         Ok((object, tables, earlier))
     }
 
-    /// What stands in the earlier tables.
+    /// The contents of the earlier tables.
     pub fn tables(&self) -> Result<Tables> {
         self.earlier.former.tables()
     }
 }
 
 impl Earlier {
-    /// The writes that bring new tables to what stands in the earlier ones.
+    /// The writes that bring new tables to the state of the earlier ones.
     ///
     /// # Errors
-    /// Where those cannot be read.
+    /// If those cannot be read.
     pub fn writes(&self) -> Result<Vec<Write>> {
         let tables = self.former.tables()?;
         let backends = tables.backends.iter().map(|(index, backend)| Write::Backend(*index, *backend));
@@ -100,10 +100,10 @@ impl Earlier {
         Ok(all.chain(services).collect())
     }
 
-    /// Copies what packets counted so far, and the VLAN devices.
+    /// Copies the packet counters and the VLAN devices.
     ///
     /// # Errors
-    /// Where the kernel refuses.
+    /// If the kernel refuses.
     pub fn carry_counts(&self, maps: &mut Maps) -> Result<()> {
         let counts = self.former.counts(&self.former.tables()?)?;
         maps.set_counts(&counts.reasons, &counts.backends)?;
@@ -113,10 +113,10 @@ impl Earlier {
         maps.set_vlans(&self.former.vlans()?)
     }
 
-    /// Copies the flows that have had packets since they were copied last: first all of them.
+    /// Copies the flows that have had packets since the last copy; the first time, all of them.
     ///
     /// # Errors
-    /// Where the earlier tables cannot be read.
+    /// If the earlier tables cannot be read.
     pub fn carry_flows(&mut self, maps: &Maps) -> Result<()> {
         let now = monotonic_seconds()?;
         let (mut there, mut lost) = (0u64, 0u64);
@@ -134,7 +134,7 @@ impl Earlier {
         if lost > 0 {
             warn!("{lost} recorded flows found no room, or no port, in the new tables: raise limits.flows");
         }
-        // A packet of this very second may come behind.
+        // More packets may arrive within this second.
         self.since = now.saturating_sub(1);
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Counting the flows that live, by backend, and finding the records that are of no more use.
+//! Counts the live flows by backend, and finds records that are no longer needed.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,27 +10,27 @@ use xdp_lb_common::tables::{Backend, BackendIndex, Service, Settings, SlotIndex}
 
 use crate::tables::Tables;
 
-/// The flow records, each as it was when its turn came.
+/// A count of the flow records, each read at a different moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Census {
-    /// How many recorded flows count, by their backend, which keeps its flows.
+    /// The number of flows that count, by backend, for backends that keep their flows.
     pub live: HashMap<BackendIndex, u64>,
-    /// How many records are in use; that of an IPv6 flow counts twice, as it takes twice the room.
+    /// The number of records in use. An IPv6 flow counts twice, since its record takes twice the space.
     pub records: u64,
-    /// The slots that are tracked and have a record which says otherwise than they do.
+    /// The slots that are tracked and have a record that differs from them.
     pub others: HashSet<SlotIndex>,
 }
 
-/// A census in the making.
+/// A census in progress.
 pub struct Count<'a> {
-    /// By a backend's index: each record asks for one.
+    /// By backend index, since each record needs one.
     places: Vec<Option<Place<'a>>>,
     settings: &'a Settings,
     now: u32,
     census: Census,
 }
 
-/// What a record is held against.
+/// The backend and service against which a record is compared.
 struct Place<'a> {
     backend: &'a Backend,
     service: Option<&'a Service>,
@@ -39,12 +39,12 @@ struct Place<'a> {
 }
 
 impl<'a> Count<'a> {
-    /// Nothing counted yet. `tables` is what stands in them, `now` seconds of the clock that packets are noted by.
+    /// A new census. `tables`: their contents. `now`: seconds of the clock of flow records.
     pub fn new(tables: &'a Tables, settings: &'a Settings, now: u32) -> Self {
         Self::go_on(Census::default(), tables, settings, now)
     }
 
-    /// Goes on with one that was begun by what stood in the tables before.
+    /// Continues one that began with earlier contents of the tables.
     pub fn go_on(census: Census, tables: &'a Tables, settings: &'a Settings, now: u32) -> Self {
         let services: HashMap<_, _> =
             tables.services.values().map(|service| (service.index, service)).collect();
@@ -58,10 +58,10 @@ impl<'a> Count<'a> {
         Self { places, settings, now, census }
     }
 
-    /// Takes in a record; tells whether it is of no more use, and to be removed.
+    /// Counts a record. Returns whether it is no longer needed and should be removed.
     ///
-    /// That is one that is over, one whose backend is gone (its place may have gone to another), and one that says
-    /// nothing but what its slot does, which is settled.
+    /// That is a record that is over, one whose backend is gone (another may have its index), and one that matches its slot, if
+    /// the slot is settled.
     pub fn take(&mut self, record: &Record) -> bool {
         let Some(Some(place)) = self.places.get_mut(record.backend().0 as usize) else { return true };
         let (backend, protocol, destination) = (place.backend, record.protocol(), record.destination());
@@ -84,7 +84,7 @@ impl<'a> Count<'a> {
         false
     }
 
-    /// What was counted.
+    /// The result.
     pub fn finish(mut self) -> Census {
         for (index, place) in (0..).map(BackendIndex).zip(&self.places) {
             if let Some(Place { live: live @ 1.., .. }) = place {
@@ -95,13 +95,13 @@ impl<'a> Count<'a> {
     }
 }
 
-/// What a record is good for.
+/// What a record is needed for.
 enum Use {
-    /// It says nothing but what its slot does, which is settled.
+    /// Nothing: it matches its slot, which is settled.
     None,
-    /// It says otherwise than this slot does, which is tracked.
+    /// It differs from this slot, which is tracked.
     Differs(SlotIndex),
-    /// Something else.
+    /// Anything else.
     Kept,
 }
 

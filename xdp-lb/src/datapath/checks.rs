@@ -1,5 +1,5 @@
-//! The datapath's part in health checks that go to the VIP: the program that sends their packets to the backend, and the
-//! table that says which backend that is.
+//! The datapath's part in health checks through VIPs: the program that sends their packets to the backend, and the table of their
+//! backends.
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -23,24 +23,24 @@ impl Checks {
         Ok(Self { program: program.try_clone_to_owned()?, map: map.try_into()? })
     }
 
-    /// Attaches the program to the host's end of the checks' veth pair, for as long as what it returns is held. Generic XDP:
-    /// it sends through any interface, also one whose driver takes no packets from another's native program.
+    /// Attaches the program to the host's end of the checks' veth pair, as long as the result is held. Generic XDP: it sends
+    /// through any interface, even if the driver does not accept packets from another driver's native program.
     ///
     /// # Errors
-    /// Where there is no such interface.
+    /// If there is no such interface.
     pub fn attach(&self, ifindex: u32) -> io::Result<OwnedFd> {
         link::attach(self.program.as_fd(), ifindex, link::Flags::Generic)
     }
 
-    /// Sends packets with these addresses and ports as this check's, and what answers them back.
+    /// Adds a check: packets with these addresses and ports are its own, and their replies go back to it.
     ///
     /// # Errors
-    /// Where there is no room.
+    /// If the table is full.
     pub fn put(&mut self, key: &FlowKey, check: Check) -> Result<()> {
         self.map.insert(Plain(*key), Plain(check), 0).context("cannot write a health check's path")
     }
 
-    /// Forgets a check; one that is gone already is not an error.
+    /// Removes a check. It is not an error if it does not exist.
     pub fn remove(&mut self, key: &FlowKey) {
         let _ = self.map.remove(&Plain(*key));
     }

@@ -1,8 +1,8 @@
 //! The program at TC ingress of each interface: the load balancer itself, or, beside the XDP program, the one that sends what the
 //! host's neighbour table is to send ([`xdp_lb_common::process::handover`]). The load balancer's does that, too.
 //!
-//! On kernel 6.6 and later it is a tcx link, held and pinned like that of the XDP program and known by the interface's index. On
-//! older kernels it is a filter of the interface's clsact qdisc, which also outlives the daemon.
+//! On kernel 6.6 and later it is attached by a tcx link, which is held, pinned, and identified by the interface's index like that
+//! of the XDP program. On older kernels it is a filter of the interface's clsact qdisc, which also outlives the daemon.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -82,11 +82,11 @@ struct Held {
 enum How {
     Link(OwnedFd),
     Filter,
-    /// It is not there, for this reason.
+    /// It is not attached, for this reason.
     Missing(String),
 }
 
-/// The interfaces at whose TC ingress the program is, or should be, by their indices.
+/// The interfaces at whose TC ingress the program is or should be attached, by index.
 #[derive(Debug, Default)]
 pub struct Classifiers {
     held: BTreeMap<u32, Held>,
@@ -97,7 +97,7 @@ impl Classifiers {
     /// `has_xdp` tells by their index. Pins of links whose interface is gone are removed.
     ///
     /// # Errors
-    /// Where the pins cannot be listed.
+    /// If the pins cannot be listed.
     pub fn adopt(pins: &Pins, has_xdp: impl Fn(u32) -> bool) -> Result<Self> {
         let mut held = BTreeMap::new();
         for path in pins.classifiers()? {
@@ -144,15 +144,15 @@ impl Classifiers {
         self.held.get(&ifindex).map(|held| held.role)
     }
 
-    /// Whether the program is at TC ingress of every interface where it should be.
+    /// Whether the program is attached at TC ingress of every interface where it should be.
     pub fn are_complete(&self) -> bool {
         !self.held.is_empty() && !self.held.values().any(|held| matches!(held.how, How::Missing(_)))
     }
 
-    /// Attaches the program to an interface, or puts it in the place of an earlier one's at once.
+    /// Attaches the program to an interface, or replaces an earlier one atomically.
     ///
     /// # Errors
-    /// Where the kernel takes it neither as a link nor as a filter. It is noted as missing then.
+    /// If the kernel accepts it neither as a link nor as a filter. It is recorded as missing then.
     pub fn attach(
         &mut self,
         (role, program): (Role, &mut SchedClassifier),
@@ -183,13 +183,13 @@ impl Classifiers {
         attached
     }
 
-    /// Detaches the program from an interface; one where it is not attached is not an error.
+    /// Detaches the program from an interface. It is not an error if it is not attached.
     ///
     /// # Errors
-    /// Where the pin cannot be removed.
+    /// If the pin cannot be removed.
     pub fn detach(&mut self, ifindex: u32, pins: Option<&Pins>) -> Result<()> {
         match self.held.remove(&ifindex).map(|held| held.how) {
-            // It fails where the interface is gone, and the link with it.
+            // This fails if the interface is gone, and the link with it.
             Some(How::Link(link)) => drop(link::detach(link.as_fd())),
             // An earlier daemon's filter is not known here.
             _ => remove_filters(ifindex),
@@ -202,7 +202,7 @@ impl Classifiers {
     /// Looks whether the kernel has the program, by its id, at an interface's TC ingress, or a `substitute`.
     ///
     /// # Errors
-    /// Why it is not so, in words.
+    /// The reason if it is not.
     pub fn verify(
         &self,
         ifindex: u32,
@@ -229,21 +229,21 @@ impl Classifiers {
 }
 
 fn attach(program: &mut SchedClassifier, ifindex: u32) -> Result<How> {
-    // First: whatever else looks at packets there would take those that are marked for broken ones.
+    // First in order: any other program there would take marked packets for malformed ones.
     let error = match link::attach_at_tc_ingress(program.fd()?.as_fd(), ifindex) {
         Ok(link) => return Ok(How::Link(link)),
         Err(error) => error,
     };
     let interface = links::present_name(ifindex).context("the interface no longer exists")?;
     debug!("{interface}: no TCX link ({error}): using a TC filter instead");
-    // One that is there is as good as added, and where it is not, attaching says so.
+    // If the qdisc already exists, that is fine. Without it, attaching fails with an error.
     let _ = tc::qdisc_add_clsact(&interface);
     let earlier = filters::of(ifindex).unwrap_or_default();
     let as_filter = TcAttachOptions::Netlink(NlOptions::default());
     let id = program
         .attach_with_options(&interface, TcAttachType::Ingress, as_filter)
         .with_context(|| format!("cannot attach to TC ingress of {interface}"))?;
-    // To drop it would remove the filter.
+    // Dropping the link would remove the filter.
     mem::forget(program.take_link(id)?);
     // What this one takes the place of goes only now: no packet meets neither.
     for filter in earlier.iter().filter(|filter| is_ours(filter)) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use nix::time::{ClockId, clock_gettime};
 
-/// Seconds of the clock that the datapath notes packets by.
+/// Seconds of the clock with which the datapath timestamps packets.
 pub fn monotonic_seconds() -> Result<u32> {
     Ok(monotonic()?.as_secs() as u32)
 }

@@ -1,4 +1,4 @@
-//! The decapsulating program of a backend, loaded into the kernel.
+//! A backend's decapsulation program, loaded into the kernel.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -21,7 +21,7 @@ use super::plain::Plain;
 use super::verifier;
 use crate::model::XdpMode;
 
-/// The program and its tables, which end with this.
+/// The program and its tables. They end when this is dropped.
 pub struct Decapsulator {
     object: Ebpf,
     local: HashMap<MapData, Plain<Address>, u8>,
@@ -31,11 +31,11 @@ pub struct Decapsulator {
 }
 
 impl Decapsulator {
-    /// Loads the program, which takes nothing off yet: [`Decapsulator::set_local`] says for which addresses.
-    /// `from`: prefixes, each an address and its length, from which alone it takes; empty: from anywhere.
+    /// Loads the program, which decapsulates nothing yet: see [`Decapsulator::set_local`]. `from`: the prefixes (address and
+    /// length) from which packets are accepted; empty: from anywhere.
     ///
     /// # Errors
-    /// Without the privilege, or on a kernel that lacks something.
+    /// Without the privilege, or if the kernel lacks a feature.
     pub fn load(gue_port: u16, accepts: u8, from: &[(IpAddr, u8)]) -> Result<Self> {
         let mut object = EbpfLoader::new().load(OBJECT).map_err(|error| {
             anyhow!(error).context(
@@ -57,7 +57,7 @@ impl Decapsulator {
         )?;
         let mut allowed: LpmTrie<_, Plain<Address>, u8> = map("DECAP_FROM")?.try_into()?;
         for (address, length) in from {
-            // IPv4 stands IPv4-mapped in the tables.
+            // The tables have IPv4 addresses as IPv4-mapped ones.
             let length = u32::from(*length) + if address.is_ipv4() { 96 } else { 0 };
             allowed
                 .insert(&Key::new(length, Plain((*address).into())), 1, 0)
@@ -72,15 +72,15 @@ impl Decapsulator {
         })
     }
 
-    /// The loaded object, for tests that run its program on packets of their own.
+    /// The loaded object, for tests that run its program on their own packets.
     pub fn object(&mut self) -> &mut Ebpf {
         &mut self.object
     }
 
-    /// Attaches it to an interface, until this ends. Says how, and why it is not native where `auto` fell back.
+    /// Attaches it to an interface until this is dropped. Returns the mode, and why it is not native if `auto` fell back.
     ///
     /// # Errors
-    /// Where there is no such interface, another program is attached, or the driver lacks the mode.
+    /// If there is no such interface, another program is attached, or the driver does not support the mode.
     pub fn attach(&mut self, interface: &str, mode: XdpMode) -> Result<(XdpMode, Option<String>)> {
         let index = if_nametoindex(interface).map_err(|_| anyhow!("interface {interface} does not exist"))?;
         let program: &mut Xdp = self.object.program_mut("xdp_decap").context("no program")?.try_into()?;
@@ -106,10 +106,10 @@ impl Decapsulator {
         }
     }
 
-    /// Takes packets off that are to these addresses, and no others. Returns whether they are others than before.
+    /// Decapsulates packets to exactly these addresses. Returns whether they have changed.
     ///
     /// # Errors
-    /// Where there are more than fit.
+    /// If there are more than fit.
     pub fn set_local(&mut self, addresses: BTreeSet<IpAddr>) -> Result<bool> {
         for address in addresses.difference(&self.addresses) {
             self.local
@@ -126,7 +126,7 @@ impl Decapsulator {
         Ok(has_changed)
     }
 
-    /// How many packets had each outcome, by its number.
+    /// The number of packets per outcome, by its number.
     pub fn counters(&self) -> Result<Vec<u64>> {
         let count = |outcome: &Outcome| {
             let values = self.counters.get(&(*outcome as u32), 0).context("cannot read the counters")?;

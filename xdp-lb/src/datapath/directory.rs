@@ -1,10 +1,10 @@
-//! The writing side of a directory: [`xdp_lb_common::tables::directory`] is the other one.
+//! Writes a directory, which [`xdp_lb_common::tables::directory`] reads.
 //!
-//! Whatever packets and a daemon that takes over may read is whole after every single store:
-//! - A record is written at a place that nobody reads, and then named by one word.
-//! - Where both words of a new key are taken, a whole table is built beside the current one, and becomes
-//!   current by one store of the header.
-//! - A place or a table that was given up is used again only when no packet can be reading it.
+//! Packets, and a daemon that takes over, may read it between any two stores, and always find it consistent:
+//! - A record is written at an index that is not in use, and then published by one word.
+//! - If both words of a new key are taken, a whole table is built beside the current one, and becomes current by one store of the
+//!   header.
+//! - An index or a table that was given up is only reused when no packet can be reading it.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::Ordering;
@@ -16,25 +16,25 @@ use xdp_lb_common::tables::directory::{HEADER_WORDS, Header, Keyed, place_of};
 use super::grace;
 use super::memory::{Records, Words};
 
-/// The least size of a table: a page's worth of lookups costs no more than one.
+/// The minimum size of a table: a page of lookup words is as cheap as a single one.
 const LEAST_LOG2: u32 = 6;
-/// How many seeds are tried for a table of one size. Few fail.
+/// The number of seeds to try for a table of one size. Few fail.
 const SEEDS: u32 = 64;
-/// How many keys are moved before another seed is tried.
+/// The number of keys that are moved before another seed is tried.
 const MOVES: usize = 500;
 
-/// How many words the table of a directory of so many keys needs: room for two, each at most two fifths full.
+/// The number of words for the tables of a directory with this many keys: two tables, each at most two fifths full.
 pub const fn words(keys: u32) -> u32 {
     HEADER_WORDS + 2 * capacity(keys)
 }
 
-/// How many records: replacing every one at once needs each place twice, and place 0 stays vacant.
+/// The number of records: replacing every one at once needs twice as many, and index 0 stays vacant.
 pub const fn records(keys: u32) -> u32 {
     2 * keys + 64
 }
 
 const fn capacity(keys: u32) -> u32 {
-    // With two places for each key, a table can be made while less than half of it is used.
+    // With two places for each key, a table can be built while less than half of it is in use.
     let wanted = (keys + keys / 4) * 2;
     if wanted < 1 << LEAST_LOG2 { 1 << LEAST_LOG2 } else { wanted.next_power_of_two() }
 }
@@ -43,11 +43,11 @@ const fn capacity(keys: u32) -> u32 {
 pub struct Directory<R> {
     words: Words,
     records: Records<R>,
-    /// Where each key's record is.
+    /// The index of each key's record.
     places: HashMap<Endpoint, u32>,
-    /// Places that no packet reads.
+    /// Indices that no packet reads.
     free: VecDeque<u32>,
-    /// Places that a packet may still be reading.
+    /// Indices that a packet may still be reading.
     resting: Vec<u32>,
     /// Whether a packet may still be reading the table that is not current.
     other_rests: bool,
@@ -55,10 +55,10 @@ pub struct Directory<R> {
 }
 
 impl<R: Copy> Directory<R> {
-    /// The directory in these maps: what an earlier daemon left there, or an empty one.
+    /// The directory in these maps: an earlier daemon's, or an empty one.
     ///
     /// # Errors
-    /// Where it holds what this daemon would not have written.
+    /// If it contains something that this daemon would not have written.
     pub fn new(words: Words, records: Records<R>) -> Result<Self> {
         Self::with_wait(words, records, grace::wait)
     }
@@ -96,7 +96,7 @@ impl<R: Copy> Directory<R> {
                 used.insert(place_of(word));
             }
         }
-        // What the daemon before gave up last, nobody knows.
+        // It is not known what the former daemon gave up last.
         self.resting = (1..self.records.length()).filter(|place| !used.contains(place)).collect();
         Ok(())
     }
@@ -116,7 +116,7 @@ impl<R: Copy> Directory<R> {
         self.places.contains_key(key)
     }
 
-    /// The record that packets find under this key.
+    /// The record that packets find for this key.
     pub fn find(&self, key: &Endpoint) -> Option<R> {
         let header = self.header();
         if header.to_bits() == 0 {
@@ -131,7 +131,7 @@ impl<R: Copy> Directory<R> {
         keyed.map(|keyed| keyed.record)
     }
 
-    /// Whether packets find these keys and no others.
+    /// Whether packets find exactly these keys.
     pub fn is_whole(&self) -> bool {
         let header = self.header();
         let Ok(table) = self.words.range(header.base(), header.size() as usize) else { return false };
@@ -139,22 +139,21 @@ impl<R: Copy> Directory<R> {
         header.to_bits() != 0 && words.count() == self.places.len()
     }
 
-    /// Makes a table of these keys anew, whatever stands in the one that packets read.
+    /// Rebuilds the table of these keys, whatever the current one contains.
     ///
     /// # Errors
-    /// Where they do not fit, which they did before.
+    /// If they do not fit, which they did before.
     pub fn restore(&mut self) -> Result<()> {
         let all: Vec<_> = self.places.iter().map(|(key, place)| (*key, *place)).collect();
         self.rebuild(&all)
     }
 
-    /// Puts a record for each of these keys: packets find either the one that was there or the new one,
-    /// whole.
+    /// Inserts or replaces the records of these keys: packets find either the old record or the new one, never a mixture.
     ///
     /// # Errors
-    /// Where there is no room; those that were put stand.
+    /// If there is no room. Records that were already written stay.
     pub fn put(&mut self, entries: &[(Endpoint, R)]) -> Result<()> {
-        // Those that need another table.
+        // Those that need a new table.
         let mut late = HashMap::new();
         for &(key, record) in entries {
             let place = self.take().context("no place is free for a record")?;
@@ -176,7 +175,7 @@ impl<R: Copy> Directory<R> {
         Ok(())
     }
 
-    /// Forgets these keys; one that is not there is no error.
+    /// Removes these keys. It is not an error if one does not exist.
     pub fn remove(&mut self, keys: &[Endpoint]) {
         for key in keys {
             if let Some(place) = self.places.remove(key) {
@@ -192,7 +191,7 @@ impl<R: Copy> Directory<R> {
         Header::from_bits(self.words.all()[0].load(Ordering::Acquire))
     }
 
-    /// The word of a key that is there, or a free one for a key that is not; nothing, where there is none.
+    /// The word of an existing key, or a free one for a new key. `None` if there is none.
     fn word_of(&self, key: &Endpoint) -> Option<u32> {
         match self.places.get(key) {
             Some(place) => self.word_with(key, |word| place_of(word) == *place),
@@ -207,12 +206,12 @@ impl<R: Copy> Directory<R> {
         places.into_iter().find(|place| wanted(words[*place as usize].load(Ordering::Relaxed)))
     }
 
-    /// What the word names is there before the word is.
+    /// Publishes a word. What it refers to has been written before.
     fn store(&self, at: u32, word: u64) {
         self.words.all()[at as usize].store(word, Ordering::Release);
     }
 
-    /// A place for a record.
+    /// An index for a record.
     fn take(&mut self) -> Option<u32> {
         if self.free.is_empty() && !self.resting.is_empty() {
             self.rest();
@@ -226,7 +225,7 @@ impl<R: Copy> Directory<R> {
         self.other_rests = false;
     }
 
-    /// Puts these keys into the table that is not current, and makes it the current one.
+    /// Builds the other table with these keys, and makes it current.
     fn rebuild(&mut self, keys: &[(Endpoint, u32)]) -> Result<()> {
         if self.other_rests {
             self.rest();
@@ -234,7 +233,7 @@ impl<R: Copy> Directory<R> {
         let capacity = (self.words.length() - HEADER_WORDS) / 2;
         let first = HEADER_WORDS;
         let base = if self.header().base() == first { first + capacity } else { first };
-        // A fifth to two fifths full: most keys that come find a place, and a lookup its words in a near cache.
+        // A fifth to two fifths full: most new keys find a place, and the words of a lookup are likely in a near cache.
         let mut log2 = self::capacity(keys.len() as u32).min(capacity).ilog2();
         let (header, table) = loop {
             let seeds = std::iter::repeat_with(|| Header::new(base, log2, rand::random()));
@@ -254,7 +253,7 @@ impl<R: Copy> Directory<R> {
     }
 }
 
-/// A table under this header with a word for each of these keys, where one can be made.
+/// A table under this header with a word for each of these keys. `None` if none can be built.
 fn build(header: Header, keys: &[(Endpoint, u32)]) -> Option<Vec<u64>> {
     let mut table: Vec<Option<usize>> = vec![None; header.size() as usize];
     let places: Vec<_> = keys
@@ -265,7 +264,7 @@ fn build(header: Header, keys: &[(Endpoint, u32)]) -> Option<Vec<u64>> {
         let mut homeless = new;
         let mut at = places[new][0];
         let mut moves = 0;
-        // Each takes one of its places, and whoever was there goes to its other one.
+        // Each key takes one of its places, and a key that was there moves to its other one.
         while let Some(evicted) = table[at as usize].replace(homeless) {
             moves += 1;
             if moves > MOVES {

@@ -1,4 +1,4 @@
-//! What the datapath asks of user space.
+//! The datapath's requests to user space.
 
 use anyhow::{Context, Result};
 use aya::maps::{Map, MapData, RingBuf};
@@ -6,14 +6,14 @@ use tokio::io::unix::AsyncFd;
 use xdp_lb_common::tables::NeighbourWanted;
 use zerocopy::FromBytes;
 
-/// The neighbours that the datapath needs, as it meets them.
+/// The neighbours that the datapath needs, as packets need them.
 pub struct Events {
     buffer: AsyncFd<RingBuf<MapData>>,
 }
 
 impl Events {
     /// # Errors
-    /// Outside of a tokio runtime, or where the map is none of this kind.
+    /// Outside of a tokio runtime, or if the map is of another kind.
     pub(super) fn new(map: Map) -> Result<Self> {
         let buffer = RingBuf::try_from(map).context("the map EVENTS is not a ring buffer")?;
         // SAFETY: the buffer owns its descriptor, which stays the same until the buffer is dropped.

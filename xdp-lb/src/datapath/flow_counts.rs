@@ -1,4 +1,4 @@
-//! The counts of flows that `max_flows` goes by.
+//! The flow counts to which `max_flows` applies.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -9,13 +9,13 @@ use super::census::Census;
 use super::memory::Words;
 use crate::tables::Tables;
 
-/// The counts, which the datapath changes, too.
+/// The counts, which the datapath changes as well.
 pub struct FlowCounters {
     services: Words,
     backends: Words,
 }
 
-/// Counts of flows, as the words of their tables.
+/// Flow counts, as in the words of their tables.
 #[derive(Clone, Default)]
 pub struct FlowCounts {
     services: BTreeMap<ServiceIndex, u64>,
@@ -23,17 +23,17 @@ pub struct FlowCounts {
 }
 
 impl FlowCounters {
-    /// Those of services, and those of backends.
+    /// From the counts of services, and those of backends.
     pub fn new(services: Words, backends: Words) -> Self {
         Self { services, backends }
     }
 
-    /// The same ones, for somebody else.
+    /// A second handle of the same counts.
     pub fn share(&self) -> Self {
         Self { services: self.services.share(), backends: self.backends.share() }
     }
 
-    /// The counts of the services that have such, and of their backends.
+    /// The counts of the services that have them, and of their backends.
     pub fn read(&self, tables: &Tables) -> Result<FlowCounts> {
         let counts_flows = |service: &&Service| service.counts_flows();
         let services: BTreeSet<ServiceIndex> =
@@ -50,7 +50,7 @@ impl FlowCounters {
         Ok(counts)
     }
 
-    /// Makes the counts what a census has counted, and what has been added since they were read.
+    /// Sets the counts to the census's result, plus the changes since they were read.
     pub fn correct(&self, before: &FlowCounts, census: &Census) -> Result<()> {
         let mut services = before.services.clone();
         for (index, (service, before)) in &before.backends {
@@ -83,7 +83,7 @@ impl FlowCounts {
         self.backends.iter().map(|(index, (_, flows))| (*index, *flows as i64)).collect()
     }
 
-    /// Forgets the services one of whose places, or their own, was given anew: what was counted there may be another's.
+    /// Removes the services whose own index, or a backend's, has been reused: the counts may include another's flows.
     pub fn forget(&mut self, services: &HashSet<ServiceIndex>, backends: &HashSet<BackendIndex>) {
         let hit = self.backends.iter().filter(|(index, _)| backends.contains(*index));
         let mut hit: BTreeSet<ServiceIndex> = hit.map(|(_, (service, _))| *service).collect();

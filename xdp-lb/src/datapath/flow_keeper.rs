@@ -1,4 +1,4 @@
-//! Who walks over the flow table: beside the owner task, which does not wait for it.
+//! Walks over the flow table beside the owner task, which does not wait for it.
 
 use std::sync::Arc;
 use std::thread;
@@ -19,19 +19,19 @@ use super::plain::Plain;
 use super::view::TablesView;
 use crate::tables::Tables;
 
-/// How long it takes at most until it is seen that the tables are no longer being changed.
+/// The maximum delay until it notices that the tables are no longer being changed.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// A count of the flows.
 #[derive(Default)]
 pub struct Counted {
-    /// What was found.
+    /// The result.
     pub census: Census,
-    /// The counts that `max_flows` goes by, as they were when it began.
+    /// The counts for `max_flows`, as they were at its start.
     pub before: FlowCounts,
 }
 
-/// The flow table, for the one who cleans it up.
+/// The flow table, for the task that cleans it up.
 pub struct FlowKeeper {
     flows: Arc<FlowMemory>,
     counters: FlowCounters,
@@ -39,7 +39,7 @@ pub struct FlowKeeper {
     view: Arc<TablesView>,
 }
 
-/// What records are judged by, for as long as it stands.
+/// The tables by which records are judged, while they are valid.
 struct Basis {
     version: u64,
     tables: Arc<Tables>,
@@ -47,7 +47,7 @@ struct Basis {
 }
 
 impl FlowKeeper {
-    /// Who judges the records by what this view shows.
+    /// The keeper that judges records by this view.
     pub(super) fn new(
         flows: Arc<FlowMemory>,
         counters: FlowCounters,
@@ -57,11 +57,11 @@ impl FlowKeeper {
         Self { flows, counters, settings, view }
     }
 
-    /// Counts the flows that live, and removes the records that are of no more use. Where the tables are changed meanwhile,
-    /// each record is judged by what stood in them as its turn came, and removed only while that still stands.
+    /// Counts the live flows, and removes the records that are no longer needed. If the tables change meanwhile, each record is
+    /// judged by their contents at that moment, and only removed while these are still valid.
     ///
     /// # Errors
-    /// Where it has to stop, or the kernel refuses.
+    /// If it must stop, or the kernel refuses.
     pub fn count(&mut self) -> Result<Counted> {
         let mut basis = self.wait_for_basis()?;
         let before = self.counters.read(&basis.tables)?;
@@ -78,7 +78,7 @@ impl FlowKeeper {
         Ok(Counted { census, before })
     }
 
-    /// Counts from this bucket on for as long as what is judged by stands; returns the bucket to go on with.
+    /// Counts from this bucket on, as long as the basis is valid. Returns the next bucket.
     fn count_from(&self, first: u32, count: &mut Count<'_>, basis: &Basis) -> u32 {
         for bucket in first..self.flows.buckets() {
             if !self.view.stands(basis.version) {
@@ -104,8 +104,8 @@ impl FlowKeeper {
         }
     }
 
-    /// Has the replies of recorded flows that left by an interface, which is gone, leave by the one that came in its place;
-    /// returns how many flows those are. A client's packet does the same for its own flow, but some wait for the backend.
+    /// Makes the replies of recorded flows that left by an interface, which is gone, leave by the one that replaces it. Returns
+    /// the number of flows. A client's packet does the same for its own flow, but some clients wait for the backend.
     pub fn move_flows(&mut self, from: u32, to: u32) -> usize {
         let moves =
             |record: &Record| record.way_back().ifindex == from && record.life().progress() & PAIRED != 0;

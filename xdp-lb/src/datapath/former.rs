@@ -1,4 +1,4 @@
-//! The tables of an earlier layout, for a daemon that takes over from it: what each layout's pins say in today's terms.
+//! The tables of earlier layouts, for a daemon that takes over: converts each layout's pins to the current types.
 
 mod alike;
 mod lru;
@@ -15,16 +15,16 @@ pub use self::tables::Former;
 use super::load::Options;
 use super::pins;
 
-/// How the pins of this layout are read, where there is a way.
+/// Opens the pins of a layout.
 type Open = fn(&Path, &Options) -> Result<Box<dyn Former>>;
 
-/// The layouts that can be taken over from.
+/// The layouts that can be taken over.
 const KNOWN: &[(u32, Open)] = &[
-    // A build whose number alone is another, as the end-to-end tests make one.
+    // A build that differs only in its layout number, as the end-to-end tests make one.
     (LAYOUT_VERSION, open_alike),
     // The flow table without levels.
     (PREVIOUS, open_alike),
-    // The list of reasons was a part of the number.
+    // The list of reasons was part of the number.
     (WITH_REASONS, open_alike),
     // Flow records in LRU hash tables, one for each direction.
     (lru::LAYOUT_VERSION, open_lru),
@@ -35,23 +35,23 @@ const PREVIOUS: u32 = 72_669;
 /// The one before that.
 const WITH_REASONS: u32 = 71_077;
 
-/// Looks whether the pins under this path, if any, are such that this daemon can take over from.
+/// Checks whether this daemon can take over the pins under this path, if there are any.
 ///
 /// # Errors
-/// Where they are not.
+/// If it cannot.
 pub fn check_layout(pin_path: &Path) -> Result<()> {
     pins::other(pin_path, is_known).map(drop)
 }
 
-/// Whether tables of this layout can be taken over from.
+/// Whether tables of this layout can be taken over.
 pub fn is_known(version: u32) -> bool {
     KNOWN.iter().any(|(known, _)| *known == version)
 }
 
-/// The tables pinned in this directory, of this layout.
+/// Opens the tables of this layout pinned in this directory.
 ///
 /// # Errors
-/// Where they are not all there, or nothing is known of the layout.
+/// If some are missing, or the layout is unknown.
 pub fn open(directory: &Path, version: u32, options: &Options) -> Result<Box<dyn Former>> {
     let known = KNOWN.iter().find(|(known, _)| *known == version);
     let (_, open) = known.ok_or_else(|| anyhow::anyhow!("nothing is known of layout {version}"))?;

@@ -1,17 +1,16 @@
-//! Waiting until no packet can be reading what has been taken out of the tables.
+//! Waits until no packet can be reading what was removed from the tables.
 
 use std::time::Duration;
 
 use tracing::warn;
 
-/// Where the kernel cannot be asked: a packet takes microseconds.
+/// If the kernel refuses: a packet takes microseconds.
 const LONG_ENOUGH: Duration = Duration::from_millis(500);
 
-/// Waits for an RCU grace period: every program that was running when this was called has ended when it
-/// returns. Takes some 10 ms.
+/// Waits for an RCU grace period: every program that was running at the call has ended at the return. Takes some 10 ms.
 ///
-/// `membarrier(MEMBARRIER_CMD_GLOBAL)` (4.16; `SHARED` before) is `synchronize_rcu()` by another name
-/// (kernel/sched/membarrier.c), and XDP programs run as RCU readers. Kernels with `nohz_full` refuse it.
+/// `membarrier(MEMBARRIER_CMD_GLOBAL)` (4.16; `SHARED` before) calls `synchronize_rcu()` (kernel/sched/membarrier.c), and XDP
+/// programs run as RCU readers. Kernels with `nohz_full` refuse it.
 pub fn wait() {
     // SAFETY: the system call takes two numbers.
     let result = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0) };

@@ -1,4 +1,4 @@
-//! Where the running kernel's structures have their fields, by its own type information (BTF, Documentation/bpf/btf.rst).
+//! Offsets of fields in the running kernel's structures, from its type information (BTF, Documentation/bpf/btf.rst).
 
 #![forbid(unsafe_code)]
 
@@ -6,13 +6,13 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 
-/// Where the kernel shows it.
+/// The file in which the kernel provides it.
 const FILE: &str = "/sys/kernel/btf/vmlinux";
 
 const MAGIC: u16 = 0xeb9f;
-/// How many bytes each type has before what belongs to its kind.
+/// The size of a type's common part, in bytes.
 const TYPE: usize = 12;
-/// How many bytes a member of a structure has.
+/// The size of a structure's member, in bytes.
 const MEMBER: usize = 12;
 const STRUCT: u32 = 4;
 const UNION: u32 = 5;
@@ -21,15 +21,15 @@ const UNION: u32 = 5;
 pub struct KernelTypes {
     bytes: Vec<u8>,
     strings: usize,
-    /// Where each type is, by its number; number 0 is void.
+    /// The offset of each type, by its number. Number 0 is void.
     types: Vec<usize>,
 }
 
 impl KernelTypes {
-    /// Those of the running kernel.
+    /// The types of the running kernel.
     ///
     /// # Errors
-    /// If it does not show them, or they cannot be understood.
+    /// If they are missing or malformed.
     pub fn of_this_kernel() -> Result<Self> {
         let bytes = fs::read(FILE).with_context(|| format!("cannot read {FILE}"))?;
         Self::parse(bytes).with_context(|| format!("cannot understand {FILE}"))
@@ -52,7 +52,7 @@ impl KernelTypes {
         Ok(types)
     }
 
-    /// Where a field begins in a structure of this name, bytes.
+    /// The offset of a field in the structure with this name, in bytes.
     ///
     /// # Errors
     /// If there is no such structure or field.
@@ -65,7 +65,7 @@ impl KernelTypes {
         Ok(bits / 8)
     }
 
-    /// Where a field begins in the structure at this place, bits; also where it is in a part without a name.
+    /// The offset of a field in the structure at this offset, in bits, including fields in anonymous members.
     fn field(&self, at: usize, field: &str) -> Option<u32> {
         let info = self.word(at + 4)?;
         let has_bit_fields = info >> 31 != 0;
@@ -85,7 +85,7 @@ impl KernelTypes {
         })
     }
 
-    /// How many bytes belong to the kind of the type at this place.
+    /// The size of the kind-specific part of the type at this offset, in bytes.
     fn extra(&self, at: usize) -> Option<usize> {
         let count = self.word(at + 4)? as usize & 0xffff;
         Some(match self.kind(at)? {
@@ -107,7 +107,7 @@ impl KernelTypes {
         Some(self.word(at + 4)? >> 24 & 0x1f)
     }
 
-    /// The name of the type or member at this place.
+    /// The name of the type or member at this offset.
     fn name(&self, at: usize) -> Option<&[u8]> {
         let rest = self.bytes.get(self.strings + self.word(at)? as usize..)?;
         rest.split(|byte| *byte == 0).next()
@@ -126,7 +126,7 @@ impl KernelTypes {
 mod tests {
     use super::*;
 
-    /// `struct outer { int first; struct { int second; union { int third; }; }; int fourth: 8; }` and what it is made of.
+    /// `struct outer { int first; struct { int second; union { int third; }; }; int fourth: 8; }` and its types.
     fn example() -> Vec<u8> {
         let strings = b"\0int\0outer\0first\0second\0third\0fourth\0";
         let at = |name: &str| {
@@ -177,7 +177,7 @@ mod tests {
     fn what_is_cut_off_or_something_else_is_refused() {
         let whole = example();
         for length in 0..whole.len() {
-            // Nothing panics; what is left of the types is found.
+            // Nothing panics, and the types that remain are found.
             if let Ok(types) = KernelTypes::parse(whole[..length].to_vec()) {
                 let _ = types.offset("outer", "third");
             }

@@ -1,6 +1,6 @@
-//! What aya does not offer of links and pins: links that only need a program's descriptor, what the kernel says of a link,
-//! detaching one at once (`BPF_LINK_DETACH`, kernel 5.9), and pinning any object by its descriptor. Where only the pin of a
-//! link is removed, the kernel detaches some time later, and until then refuses another program.
+//! Operations on links and pins that aya lacks: links that only need a program's descriptor, the kernel's info on a link,
+//! detaching a link at once (`BPF_LINK_DETACH`, kernel 5.9), and pinning any object by its descriptor. If only a link's pin is
+//! removed, the kernel detaches it some time later, and refuses another program until then.
 
 use std::ffi::CString;
 use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -28,7 +28,7 @@ const BPF_LINK_TYPE_XDP: u32 = 6;
 const BPF_LINK_TYPE_TCX: u32 = 11;
 /// Only in the place of the program that a command names.
 const BPF_F_REPLACE: u32 = 1 << 2;
-/// Before the program that a command names; where it names none, before all.
+/// Before the program that the command names; if it names none, before all.
 const BPF_F_BEFORE: u32 = 1 << 3;
 
 /// How an XDP program is attached (include/uapi/linux/if_link.h).
@@ -37,7 +37,7 @@ const BPF_F_BEFORE: u32 = 1 << 3;
 pub enum Flags {
     /// Generic XDP, `XDP_FLAGS_SKB_MODE`.
     Generic = 1 << 1,
-    /// By the driver, `XDP_FLAGS_DRV_MODE`.
+    /// Native, `XDP_FLAGS_DRV_MODE`.
     Native = 1 << 2,
 }
 
@@ -117,29 +117,29 @@ struct LinkInfo {
     more_padding: u32,
 }
 
-/// What the kernel says of an XDP or TCX link.
+/// The kernel's info on an XDP or TCX link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Info {
     /// The link's id.
     pub id: u32,
-    /// The id of the program that it holds.
+    /// The id of its program.
     pub program: u32,
-    /// The index of the interface that it is attached to; 0 where that is gone, or somebody detached it.
+    /// The index of its interface. 0 if the interface is gone, or the link was detached.
     pub ifindex: u32,
 }
 
-/// Attaches an XDP program to an interface for as long as the link is held or pinned.
+/// Attaches an XDP program to an interface as long as the link is held or pinned.
 ///
 /// # Errors
-/// `EBUSY` or `EEXIST` where the interface has a program; where there is no such interface, or its driver refuses.
+/// `EBUSY` or `EEXIST` if the interface has a program. If there is no such interface, or its driver refuses.
 pub fn attach(program: BorrowedFd<'_>, ifindex: u32, flags: Flags) -> io::Result<OwnedFd> {
     create(program, ifindex, BPF_XDP, flags as u32)
 }
 
-/// Attaches a program at an interface's TC ingress, before all others that are there, for as long as the link is held or pinned.
+/// Attaches a program at an interface's TC ingress, before all others there, as long as the link is held or pinned.
 ///
 /// # Errors
-/// `EINVAL` on a kernel before 6.6, which has no such links; where there is no such interface.
+/// `EINVAL` on kernels before 6.6, which have no such links. If there is no such interface.
 pub fn attach_at_tc_ingress(program: BorrowedFd<'_>, ifindex: u32) -> io::Result<OwnedFd> {
     create(program, ifindex, BPF_TCX_INGRESS, BPF_F_BEFORE)
 }
@@ -148,14 +148,14 @@ fn create(program: BorrowedFd<'_>, ifindex: u32, attach_type: u32, flags: u32) -
     let attr =
         CreateAttr { prog_fd: program.as_raw_fd() as u32, target_ifindex: ifindex, attach_type, flags };
     let link = call(BPF_LINK_CREATE, &attr)?;
-    // SAFETY: the kernel has just given this descriptor to nobody else.
+    // SAFETY: the kernel has just returned this descriptor, which nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(link as RawFd) })
 }
 
-/// Puts a program into the place of the one that a link holds, between two packets.
+/// Replaces a link's program, between two packets.
 ///
 /// # Errors
-/// `ENOLINK` where it is detached.
+/// `ENOLINK` if it is detached.
 pub fn update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let attr = UpdateAttr {
         link_fd: link.as_raw_fd() as u32,
@@ -180,10 +180,10 @@ pub fn exchange(link: BorrowedFd<'_>, program: BorrowedFd<'_>, instead_of: Borro
     call(BPF_LINK_UPDATE, &attr).map(drop)
 }
 
-/// How much memory the kernel accounts for a map, bytes: `memlock` in its descriptor's fdinfo (proc_pid_fdinfo(5)).
+/// The memory that the kernel accounts for a map, in bytes: `memlock` in its descriptor's fdinfo (proc_pid_fdinfo(5)).
 ///
 /// # Errors
-/// Where /proc is not mounted, or this is not a map.
+/// If /proc is not mounted, or this is not a map.
 pub fn memory(map: BorrowedFd<'_>) -> io::Result<u64> {
     let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", map.as_raw_fd()))?;
     let mut bytes = text.lines().filter_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok());
@@ -193,15 +193,15 @@ pub fn memory(map: BorrowedFd<'_>) -> io::Result<u64> {
 /// Detaches a link at once. Its pin, if any, stays.
 ///
 /// # Errors
-/// `ENOLINK` where its interface is gone.
+/// `ENOLINK` if its interface is gone.
 pub fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
     call(BPF_LINK_DETACH, &DetachAttr { link_fd: link.as_raw_fd() as u32 }).map(drop)
 }
 
-/// What the kernel says of an XDP or TCX link.
+/// The kernel's info on an XDP or TCX link.
 ///
 /// # Errors
-/// Where the descriptor is of something else.
+/// If the descriptor is of another kind.
 pub fn info(link: BorrowedFd<'_>) -> io::Result<Info> {
     let mut info = LinkInfo::default();
     object_info(link, &raw mut info)?;
@@ -227,7 +227,7 @@ pub fn on_interface(ifindex: u32) -> io::Result<Option<u32>> {
         let opened = call(BPF_LINK_GET_FD_BY_ID, &NextIdAttr { start_id: id, next_id: 0, open_flags: 0 });
         // It may have gone since.
         let Ok(link) = opened else { continue };
-        // SAFETY: the kernel has just given this descriptor to nobody else.
+        // SAFETY: the kernel has just returned this descriptor, which nobody else owns.
         let link = unsafe { OwnedFd::from_raw_fd(link as RawFd) };
         let mut info = LinkInfo::default();
         object_info(link.as_fd(), &raw mut info)?;
@@ -237,10 +237,10 @@ pub fn on_interface(ifindex: u32) -> io::Result<Option<u32>> {
     }
 }
 
-/// The kernel's id of a map or a program. Both kinds' `info` begin with the type and the id.
+/// The id of a map or a program. The `info` of both kinds begins with the type and the id.
 ///
 /// # Errors
-/// Where the descriptor is of neither.
+/// If the descriptor is of neither.
 pub fn object_id(object: BorrowedFd<'_>) -> io::Result<u32> {
     let mut info = [0_u32; 2];
     object_info(object, &raw mut info)?;
@@ -250,7 +250,7 @@ pub fn object_id(object: BorrowedFd<'_>) -> io::Result<u32> {
 /// Pins a map, a program or a link.
 ///
 /// # Errors
-/// Where there is a pin already, or the directory is not on a bpffs.
+/// If there is a pin already, or the directory is not on a bpffs.
 pub fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let attr =
@@ -258,19 +258,19 @@ pub fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     call(BPF_OBJ_PIN, &attr).map(drop)
 }
 
-/// The object that is pinned here.
+/// Opens a pinned object.
 ///
 /// # Errors
-/// Where there is none.
+/// If there is none.
 pub fn open(pin: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
     let descriptor =
         call(BPF_OBJ_GET, &ObjectAttr { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 })?;
-    // SAFETY: the kernel has just given this descriptor to nobody else.
+    // SAFETY: the kernel has just returned this descriptor, which nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor as RawFd) })
 }
 
-/// Fills in as much of an object's info as `T` holds.
+/// Reads as much of an object's info as `T` has room for.
 fn object_info<T>(object: BorrowedFd<'_>, info: *mut T) -> io::Result<()> {
     let attr =
         InfoAttr { bpf_fd: object.as_raw_fd() as u32, info_len: size_of::<T>() as u32, info: info as u64 };
@@ -285,8 +285,7 @@ fn call_mut<T: IntoBytes + Immutable>(command: libc::c_long, attr: &mut T) -> io
 }
 
 fn call<T: IntoBytes + Immutable>(command: libc::c_long, attr: &T) -> io::Result<libc::c_long> {
-    // SAFETY: the attributes are the command's own, and what they point to outlives the call and is as
-    // long as they say.
+    // SAFETY: the attributes have the command's layout, and what they point to outlives the call and has the given length.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw const *attr, size_of::<T>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }

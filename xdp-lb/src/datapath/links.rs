@@ -1,6 +1,5 @@
-//! The links that hold the program on interfaces. The daemon holds each one beside its pin, so that whoever removes the
-//! pins does not end forwarding; and it knows them by the interface's index, which stays the same when the interface is
-//! renamed.
+//! The links that attach the program to interfaces. The daemon holds each one in addition to its pin, so that removing the pins
+//! does not end forwarding. They are identified by the interface's index, which does not change when the interface is renamed.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -27,10 +26,10 @@ pub struct Links {
 }
 
 impl Links {
-    /// The links that an earlier daemon pinned. Pins of links whose interface is gone are removed.
+    /// The links that an earlier daemon pinned. Removes the pins of links whose interface is gone.
     ///
     /// # Errors
-    /// Where the pins cannot be listed.
+    /// If the pins cannot be listed.
     pub fn adopt(pins: &Pins) -> Result<Self> {
         let mut links = Self::default();
         for (path, mode) in pins.links()? {
@@ -42,7 +41,7 @@ impl Links {
         Ok(links)
     }
 
-    /// Where the program is, or should be: by the interface's index.
+    /// The interfaces where the program is or should be attached, by index.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Held)> {
         self.held.iter().map(|(ifindex, held)| (*ifindex, held))
     }
@@ -61,7 +60,7 @@ impl Links {
     /// attached; another one is given up.
     ///
     /// # Errors
-    /// Where the kernel refuses the program.
+    /// If the kernel refuses the program.
     pub fn replace(
         &mut self,
         ifindex: u32,
@@ -83,7 +82,7 @@ impl Links {
     /// Attaches the program to an interface that has no link.
     ///
     /// # Errors
-    /// Where the kernel refuses; a link that cannot be pinned is held all the same.
+    /// If the kernel refuses. A link that cannot be pinned is held all the same.
     pub fn attach(
         &mut self,
         ifindex: u32,
@@ -99,13 +98,13 @@ impl Links {
         Ok(())
     }
 
-    /// Detaches the program from an interface; one that has none is not an error.
+    /// Detaches the program from an interface. It is not an error if it has none.
     ///
     /// # Errors
-    /// Where the pin cannot be removed.
+    /// If the pin cannot be removed.
     pub fn detach(&mut self, ifindex: u32, pins: Option<&Pins>) -> Result<()> {
         let Some(held) = self.held.remove(&ifindex) else { return Ok(()) };
-        // It fails where the interface is gone, and the link with it.
+        // This fails if the interface is gone, and the link with it.
         let _ = link::detach(held.link.as_fd());
         pins.map_or(Ok(()), |pins| pins::remove(&pins.link(ifindex, held.mode)))
     }
@@ -113,19 +112,18 @@ impl Links {
     /// Looks whether the kernel has a program on an interface, by this link, whose id `is_ours`.
     ///
     /// # Errors
-    /// Why it is not so, in words.
+    /// The reason if it is not.
     pub fn verify(&self, ifindex: u32, is_ours: impl Fn(u32) -> bool) -> Result<(), String> {
         let held = self.held.get(&ifindex).ok_or("the program was never attached")?;
         verify(held.link.as_fd(), ifindex, is_ours)
     }
 }
 
-/// Opens the pin of an earlier daemon's link, and has it pinned where this daemon pins the one of the same interface. Returns
-/// the interface's index and the link; nothing where the interface is gone, and the pin is removed. The earlier pin may be one that
-/// `stays`.
+/// Opens the pin of an earlier daemon's link, and pins the link at this daemon's path for the same interface. Returns the
+/// interface's index and the link. `None` if the interface is gone; the pin is removed. The earlier pin may be one that `stays`.
 ///
 /// # Errors
-/// Where a pin cannot be removed.
+/// If a pin cannot be removed.
 pub fn adopt(path: &Path, stays: bool, own: impl Fn(u32) -> PathBuf) -> Result<Option<(u32, OwnedFd)>> {
     let held = link::open(path).and_then(|link| Ok((link::info(link.as_fd())?.ifindex, link)));
     let Some((ifindex, link)) = held.ok().filter(|(ifindex, _)| *ifindex != 0) else {
@@ -142,7 +140,7 @@ pub fn adopt(path: &Path, stays: bool, own: impl Fn(u32) -> PathBuf) -> Result<O
 /// Looks whether the kernel has a program on an interface, by this link, whose id `is_ours`.
 ///
 /// # Errors
-/// Why it is not so, in words.
+/// The reason if it is not.
 pub fn verify(link: BorrowedFd<'_>, ifindex: u32, is_ours: impl Fn(u32) -> bool) -> Result<(), String> {
     let info = link::info(link).map_err(|error| format!("cannot read its link: {error}"))?;
     match info {
@@ -157,12 +155,12 @@ pub fn verify(link: BorrowedFd<'_>, ifindex: u32, is_ours: impl Fn(u32) -> bool)
     }
 }
 
-/// The name that the interface with this index has now, in the calling thread's network namespace.
+/// The current name of the interface with this index, in the calling thread's network namespace.
 pub fn present_name(ifindex: u32) -> Option<String> {
     Some(if_indextoname(ifindex).ok()?.to_string_lossy().into_owned())
 }
 
-/// The same, or `interface N` where that does not exist.
+/// The same, or `interface N` if it does not exist.
 pub fn name(ifindex: u32) -> String {
     present_name(ifindex).unwrap_or_else(|| format!("interface {ifindex}"))
 }

@@ -1,4 +1,4 @@
-//! Loading the object: its tables, made or found pinned, and its programs, verified.
+//! Loads the object: its tables, new or pinned, and its programs, which the kernel verifies.
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -20,26 +20,26 @@ use crate::model::Limits;
 /// The kernel side, built by `cargo xtask build`.
 pub static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/xdp-lb-ebpf.o"));
 
-/// What to load, and how large.
+/// What to load, and the sizes.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The bpffs directory of the pins; nothing: nothing is pinned, and all ends with the process.
+    /// The bpffs directory of the pins. `None`: nothing is pinned, and everything ends with the process.
     pub pin_path: Option<PathBuf>,
     /// The sizes of the tables.
     pub limits: Limits,
-    /// What holds for every service.
+    /// The settings for all services.
     pub policy: Policy,
 }
 
-/// Where the tables are pinned in this directory.
+/// The paths of the tables' pins in this directory.
 pub fn pinned_in(directory: &Path) -> Vec<(&'static str, PathBuf)> {
     rows::pinned().map(|name| (name, directory.join(name))).collect()
 }
 
-/// The same, where they are all there.
+/// The same, if all of them exist.
 ///
 /// # Errors
-/// Where one is not.
+/// If one is missing.
 pub fn all_pinned(directory: &Path) -> Result<Vec<(&'static str, PathBuf)>> {
     let pinned = pinned_in(directory);
     if let Some((_, missing)) = pinned.iter().find(|(_, path)| !path.exists()) {
@@ -48,7 +48,7 @@ pub fn all_pinned(directory: &Path) -> Result<Vec<(&'static str, PathBuf)>> {
     Ok(pinned)
 }
 
-/// Opens the object: its tables are those that are pinned, where they are, and new ones of these limits where not.
+/// Opens the object. Its tables are the pinned ones if they exist, else new ones with these limits.
 pub fn open(options: &Options, object: &[u8], pinned: &[(&str, PathBuf)]) -> Result<Ebpf> {
     let mut loader = EbpfLoader::new();
     for (name, path) in pinned {
@@ -60,10 +60,10 @@ pub fn open(options: &Options, object: &[u8], pinned: &[(&str, PathBuf)]) -> Res
     loader.load(object).map_err(|error| why_not_loaded(error.into(), &options.limits))
 }
 
-/// Descriptors of the tables that are pinned, by their names.
+/// Descriptors of the pinned tables, by name.
 pub type Descriptors = Vec<(&'static str, OwnedFd)>;
 
-/// Takes the tables out of an opened object, and says how large they are.
+/// Takes the tables out of an opened object. Returns their sizes, too.
 pub fn take_tables(object: &mut Ebpf) -> Result<(Maps, Sizes, Descriptors)> {
     let own = |name: &'static str| -> Result<(&'static str, OwnedFd)> {
         let map = object.map(name).with_context(|| format!("the object has no map {name}: {STALE}"))?;
@@ -74,7 +74,7 @@ pub fn take_tables(object: &mut Ebpf) -> Result<(Maps, Sizes, Descriptors)> {
     Ok((maps, sizes, descriptors))
 }
 
-/// Has the kernel verify the programs.
+/// Has the kernel verify and load the programs.
 pub fn verify(object: &mut Ebpf, limits: &Limits) -> Result<()> {
     let program: &mut Xdp = object.program_mut("xdp_lb").context(STALE)?.try_into()?;
     verifier::load(|| program.load()).map_err(|error| why_refused(error.into(), limits))?;
@@ -90,7 +90,7 @@ pub fn verify(object: &mut Ebpf, limits: &Limits) -> Result<()> {
     Ok(())
 }
 
-/// A map's descriptor, whatever its kind.
+/// A map's descriptor, of any kind.
 pub fn descriptor(map: &Map) -> Result<BorrowedFd<'_>> {
     let (Map::Array(data)
     | Map::PerCpuArray(data)
@@ -104,12 +104,12 @@ pub fn descriptor(map: &Map) -> Result<BorrowedFd<'_>> {
     Ok(data.fd().as_fd())
 }
 
-/// What the kernel said, where it said anything.
+/// The kernel's error number, if the kernel returned one.
 fn code(error: &anyhow::Error) -> Option<i32> {
     error.chain().find_map(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error())
 }
 
-/// Why the tables could not be made.
+/// The error if the tables could not be created.
 fn why_not_loaded(error: anyhow::Error, limits: &Limits) -> anyhow::Error {
     match code(&error) {
         Some(libc::ENOMEM) => error.context(no_memory(limits)),
@@ -122,7 +122,7 @@ fn why_not_loaded(error: anyhow::Error, limits: &Limits) -> anyhow::Error {
     }
 }
 
-/// Why the program could not be loaded.
+/// The error if the program could not be loaded.
 fn why_refused(error: anyhow::Error, limits: &Limits) -> anyhow::Error {
     match code(&error) {
         Some(libc::ENOMEM) => error.context(no_memory(limits)),
@@ -140,11 +140,11 @@ fn no_memory(limits: &Limits) -> String {
     )
 }
 
-/// About how much memory the tables of these limits take in the kernel, bytes.
+/// The approximate memory of tables with these limits in the kernel, in bytes.
 fn table_bytes(limits: &Limits) -> u64 {
-    /// What the kernel keeps for an entry of a hash table beside its key and value (kernel/bpf/hashtab.c).
+    /// The kernel's overhead for an entry of a hash table besides its key and value (kernel/bpf/hashtab.c).
     const ENTRY: usize = 64;
-    // A bucket: its tags, its lines and as many words of the ports.
+    // A bucket: its tags, its lines and as many port words.
     let bucket = size_of::<u64>() + WAYS as usize * (size_of::<Line<u64>>() + size_of::<u64>());
     let cpus = aya::util::nr_cpus().unwrap_or(1);
     let backend = size_of::<Backend>() + 3 * 64 + cpus * size_of::<Traffic>();
@@ -176,7 +176,7 @@ mod tests {
         assert!(!memory.contains("root"), "{memory}");
         assert!(said(libc::EPERM).contains("root"));
         assert!(said(libc::EINVAL).contains("5.15") && !said(libc::EINVAL).contains("root"));
-        // As many flows as fit by default take their hundreds of megabytes.
+        // The default number of flows takes hundreds of megabytes.
         assert!(table_bytes(&Limits::default()) > 100_000_000, "{}", table_bytes(&Limits::default()));
     }
 }

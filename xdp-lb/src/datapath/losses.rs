@@ -13,7 +13,7 @@ use xdp_lb_common::tables::loss::{LossKey, Watched};
 use super::kernel_types::KernelTypes;
 use super::plain::Plain;
 
-/// The programs, and the tracepoints that they are for.
+/// The programs, and their tracepoints.
 const PROGRAMS: [(&str, &str); 2] =
     [("xdp_lost_redirect", "xdp_redirect_err"), ("xdp_lost_otherwise", "xdp_exception")];
 
@@ -22,7 +22,7 @@ const PROGRAMS: [(&str, &str); 2] =
 pub struct Loss {
     /// The interface, the program's verdict, and the error.
     pub key: LossKey,
-    /// How many packets.
+    /// The number of packets.
     pub packets: u64,
 }
 
@@ -30,10 +30,10 @@ pub struct Loss {
 pub struct Losses(HashMap<MapData, Plain<LossKey>, u64>);
 
 impl Losses {
-    /// Counts from now on, for as long as the object is there, the packets of the programs with these ids.
+    /// Starts counting, as long as the object exists, the packets of the programs with these ids.
     ///
     /// # Errors
-    /// If the kernel has no such tracepoints, or does not say where its structures have their fields.
+    /// If the kernel has no such tracepoints, or no information about its structures' fields.
     pub fn start(object: &mut Ebpf, programs: &[u32]) -> Result<Self> {
         let types = KernelTypes::of_this_kernel()?;
         let mut watched = Watched {
@@ -74,7 +74,7 @@ impl Losses {
         Ok(())
     }
 
-    /// The same counts, to be read elsewhere.
+    /// A second handle of the same counts.
     ///
     /// # Errors
     /// If the kernel refuses.
@@ -83,7 +83,7 @@ impl Losses {
         Ok(Self(Map::HashMap(MapData::from_fd(descriptor)?).try_into()?))
     }
 
-    /// What was counted since the daemon started.
+    /// The counts since the daemon started.
     ///
     /// # Errors
     /// If the kernel refuses.

@@ -41,23 +41,23 @@ use super::vips::Vips;
 use crate::model::Limits;
 use crate::tables::{SourceRange, Tables};
 
-/// What is said of an object whose tables are not the ones that are asked for here.
+/// The error for an object with other tables than expected here.
 pub(super) const STALE: &str = "the eBPF object was built from another version of xdp-lb than the daemon: build \
                                 both with `cargo xtask build`";
 
 const UNREADABLE: &str = "cannot read the addresses of this host";
 
-/// The flow table, to be read while others use it.
+/// The flow table, to read it while it is in use.
 pub struct FlowRecords(Arc<FlowMemory>);
 
 impl FlowRecords {
-    /// Shows every flow record to `visit`.
+    /// Passes every flow record to `visit`.
     pub fn read(&self, mut visit: impl FnMut(&Record)) {
         walk::records(&*self.0).for_each(|record| visit(&record));
     }
 }
 
-/// The counters of packets, by descriptors of their own: they can be read while others use them.
+/// The packet counters, with their own descriptors, to read them while they are in use.
 pub struct Counters {
     reasons: PerCpuArray<MapData, u64>,
     refusals: Refusals,
@@ -66,10 +66,10 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// How many packets had each reason, in the order of [`Reason::ALL`].
+    /// The number of packets per reason, in the order of [`Reason::ALL`].
     ///
     /// # Errors
-    /// Where the kernel refuses.
+    /// If the kernel refuses.
     pub fn reasons(&self) -> Result<Vec<u64>> {
         Reason::ALL.iter().map(|reason| reason_of(&self.reasons, *reason)).collect()
     }
@@ -77,7 +77,7 @@ impl Counters {
     /// How many packets of which service and backend met which reason, since this program was loaded.
     ///
     /// # Errors
-    /// Where the kernel refuses.
+    /// If the kernel refuses.
     pub fn refusals(&self) -> Result<Vec<(RefusalKey, u64)>> {
         self.refusals.read()
     }
@@ -85,23 +85,23 @@ impl Counters {
     /// How many records of flows were given up for this.
     ///
     /// # Errors
-    /// Where the kernel refuses.
+    /// If the kernel refuses.
     pub fn evictions(&self, cause: Eviction) -> Result<u64> {
         count_of(&self.reasons, cause.counter())
     }
 
-    /// The counters of a backend, all CPUs together.
+    /// A backend's counters, summed over all CPUs.
     ///
     /// # Errors
-    /// Where the kernel refuses.
+    /// If the kernel refuses.
     pub fn backend_traffic(&self, index: BackendIndex) -> Result<Traffic> {
         sum(&self.backends, index.0).context("cannot read a backend's counters")
     }
 
-    /// The packets that the kernel dropped after the program's verdict, where they are counted.
+    /// The packets that the kernel dropped after the program's verdict, if these are counted.
     ///
     /// # Errors
-    /// Where the kernel refuses.
+    /// If the kernel refuses.
     pub fn losses(&self) -> Result<Vec<Loss>> {
         self.losses.as_ref().map_or_else(|| Ok(Vec::new()), Losses::read)
     }
@@ -132,7 +132,7 @@ pub struct Maps {
     backend_counters: PerCpuArray<MapData, Plain<Traffic>>,
 }
 
-/// The sizes that the tables have: those of an adopted set need not be the configured ones.
+/// The actual sizes of the tables: an adopted set may differ from the configuration.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sizes {
     /// Services, backends, slots and flow records.
@@ -142,7 +142,7 @@ pub struct Sizes {
 }
 
 impl Maps {
-    /// Takes the maps out of a loaded object; says how large they are.
+    /// Takes the maps out of a loaded object. Returns their sizes, too.
     pub fn take(object: &mut Ebpf) -> Result<(Self, Sizes)> {
         Self::take_all(object).map_err(|error| {
             let is_misfit = error.chain().any(|cause| {
@@ -159,14 +159,14 @@ impl Maps {
         })
     }
 
-    /// What is only looked at stays in the object: the program, which is not loaded yet, needs every table.
+    /// Tables that are only inspected stay in the object: the program is not loaded yet and needs all of them.
     fn take_all(object: &mut Ebpf) -> Result<(Self, Sizes)> {
         let words = |name| Words::new(look(object, name)?);
         let (tags, ports, locks) = (words("FLOW_TAGS")?, words("FLOW_PORTS")?, words("FLOW_LOCKS")?);
         let flows = FlowMemory::new(tags, look(object, "FLOW_LINES")?, ports, locks)?;
         let limits = Limits {
             services: entries(look(object, "FORMER_TRAFFIC")?)?,
-            // Place 0 stays vacant.
+            // Index 0 stays vacant.
             backends: entries(look(object, "BACKENDS")?)? - 1,
             slots: entries(look(object, "SLOTS")?)?,
             flows: flow_table::flows(flows.buckets()),
@@ -215,7 +215,7 @@ impl Maps {
         Ok((maps, sizes))
     }
 
-    /// What stands in the tables: for adoption.
+    /// The contents of the tables, for adoption.
     pub fn read(&self, sizes: &Sizes) -> Result<Tables> {
         let mut tables = Tables::default();
         for entry in self.services.iter() {
@@ -254,7 +254,7 @@ impl Maps {
         Ok(())
     }
 
-    /// Makes the addresses of this host these.
+    /// Replaces the addresses of this host.
     pub fn set_own_addresses(&mut self, wanted: &BTreeSet<Address>) -> Result<()> {
         let present: BTreeSet<Address> = self
             .own_addresses
@@ -275,14 +275,14 @@ impl Maps {
         Ok(())
     }
 
-    /// Makes the addresses and the VIPs' ranges those of the services, backends and this host, whatever an earlier daemon left.
+    /// Sets the addresses and the VIPs' ranges to those of the services, backends and this host, whatever an earlier daemon left.
     pub fn adopt(&mut self) -> Result<()> {
         self.addresses.restore();
         self.vips.adopt(self.services.keys().copied().collect())?;
         self.ranges.restore().map(drop)
     }
 
-    /// Makes the tables by which packets find services and replies what they should be. Says which were not.
+    /// Restores the tables in which packets look up services and replies. Returns the names of those that were wrong.
     pub fn restore_lookups(&mut self) -> Result<Vec<&'static str>> {
         let mut restored = Vec::new();
         if !self.services.is_whole() {
@@ -297,14 +297,14 @@ impl Maps {
         Ok(restored)
     }
 
-    /// The same for the tables of the VIPs' addresses and ranges of ports.
+    /// The same for the tables of the VIPs' addresses and port ranges.
     pub fn restore_vips(&mut self) -> Result<Vec<&'static str>> {
         let addresses = self.vips.restore()?.then_some("the VIPs' addresses");
         let ranges = self.ranges.restore()?.then_some("the VIPs' ranges of ports");
         Ok(addresses.into_iter().chain(ranges).collect())
     }
 
-    /// Puts services.
+    /// Inserts or replaces services.
     pub fn put_services(&mut self, services: &[(Endpoint, Service)]) -> Result<()> {
         for (vip, service) in services {
             self.vips.add(*vip)?;
@@ -316,24 +316,24 @@ impl Maps {
         self.ranges.put(services)
     }
 
-    /// Forgets services.
+    /// Removes services.
     pub fn remove_services(&mut self, vips: &[Endpoint]) -> Result<()> {
         self.ranges.remove(vips)?;
         remove(&mut self.services, &mut self.addresses, VIP, vips);
         vips.iter().try_for_each(|vip| self.vips.remove(vip))
     }
 
-    /// Puts what to do with backends' packets.
+    /// Inserts or replaces the rules for backends' packets.
     pub fn put_replies(&mut self, replies: &[(Endpoint, Reply)]) -> Result<()> {
         put(&mut self.replies, &mut self.addresses, BACKEND, replies)
     }
 
-    /// Forgets backends' endpoints.
+    /// Removes backends' endpoints.
     pub fn remove_replies(&mut self, backends: &[Endpoint]) {
         remove(&mut self.replies, &mut self.addresses, BACKEND, backends);
     }
 
-    /// The backends' records, without the vacant places; `last` is the last place.
+    /// The backends' records, without vacant indices. `last`: the last index.
     pub fn read_backends(&self, last: u32) -> Result<BTreeMap<BackendIndex, Backend>> {
         let mut backends = BTreeMap::new();
         for index in 0..=last {
@@ -345,7 +345,7 @@ impl Maps {
         Ok(backends)
     }
 
-    /// Puts a flow's record of other tables into these.
+    /// Copies a flow's record from other tables into these.
     pub fn carry(&self, settings: &Settings, record: &Record, now: u32) -> Carried {
         carry(&*self.flows, settings, record, now)
     }
@@ -359,7 +359,7 @@ impl Maps {
         entries.collect::<Result<_, MapError>>().context("cannot read the VLANs")
     }
 
-    /// Makes them these.
+    /// Replaces them.
     pub fn set_vlans(&mut self, vlans: &BTreeMap<u32, (u32, u16)>) -> Result<()> {
         let present = self.vlans()?;
         for (device, (parent, vlan)) in vlans {
@@ -372,7 +372,7 @@ impl Maps {
         Ok(())
     }
 
-    /// How many packets had each reason, by its number, for as many as there are counters here.
+    /// The number of packets per reason, by its number, as far as there are counters.
     pub fn reasons(&self) -> Result<Vec<u64>> {
         let count = self.reasons.map().info().context("cannot ask the kernel about a map")?.max_entries();
         let packets = |number| -> Result<u64> {
@@ -382,7 +382,7 @@ impl Maps {
         (0..count).map(packets).collect()
     }
 
-    /// Sets what was counted of reasons, by their numbers, and of backends.
+    /// Sets the counters of reasons, by number, and of backends.
     pub fn set_counts(&mut self, reasons: &[u64], backends: &BTreeMap<BackendIndex, Traffic>) -> Result<()> {
         for (number, packets) in (0..).zip(reasons) {
             self.reasons.set(number, of_one_cpu(*packets)?, 0).context("cannot write a reason's counter")?;
@@ -394,27 +394,27 @@ impl Maps {
         Ok(())
     }
 
-    /// How many buckets the flow table has.
+    /// The number of buckets of the flow table.
     pub fn flow_buckets(&self) -> u32 {
         self.flows.buckets()
     }
 
-    /// Shows every flow record to `visit`, and removes those for which it returns true.
+    /// Passes every flow record to `visit`, and removes those for which it returns true.
     pub fn sweep_flows(&mut self, keys: &[u64; KEYS], visit: impl FnMut(&Record) -> bool) {
         walk::sweep(&*self.flows, keys, visit);
     }
 
-    /// Frees what a daemon that was killed has left behind in the flow table; returns how much.
+    /// Frees the lines and locks that a killed daemon left taken in the flow table. Returns their number.
     pub fn free_abandoned_flows(&mut self) -> u32 {
         walk::free_abandoned(&*self.flows, grace::wait)
     }
 
-    /// The flow records, to be read elsewhere.
+    /// A handle for reading the flow records elsewhere.
     pub fn flow_records(&self) -> FlowRecords {
         FlowRecords(Arc::clone(&self.flows))
     }
 
-    /// Who walks over the flow table beside this.
+    /// The keeper that walks over the flow table.
     pub fn flow_keeper(&self, view: Arc<TablesView>) -> Result<FlowKeeper> {
         let map = self.settings.map();
         let descriptor = map.fd().as_fd().try_clone_to_owned().context("cannot share the settings")?;
@@ -422,12 +422,12 @@ impl Maps {
         Ok(FlowKeeper::new(Arc::clone(&self.flows), self.flow_counts.share(), settings, view))
     }
 
-    /// How many packets had this reason.
+    /// The number of packets with this reason.
     pub fn reason(&self, reason: Reason) -> Result<u64> {
         reason_of(&self.reasons, reason)
     }
 
-    /// The counters of packets, to be read elsewhere.
+    /// A handle for reading the packet counters elsewhere.
     pub fn counters(&self, losses: Option<&Losses>) -> Result<Counters> {
         Ok(Counters {
             reasons: shared(self.reasons.map())?,
@@ -437,19 +437,19 @@ impl Maps {
         })
     }
 
-    /// What a service's former backends counted.
+    /// The counters of a service's former backends.
     pub fn former_traffic(&self, service: u32) -> Result<Traffic> {
         let Plain(traffic) =
             self.former_traffic.get(&service, 0).context("cannot read a service's counters")?;
         Ok(traffic)
     }
 
-    /// Sets that.
+    /// Sets them.
     pub fn set_former_traffic(&mut self, service: u32, traffic: Traffic) -> Result<()> {
         self.former_traffic.set(service, Plain(traffic), 0).context("cannot write a service's counters")
     }
 
-    /// The counters of a backend, all CPUs together.
+    /// A backend's counters, summed over all CPUs.
     pub fn backend_traffic(&self, index: u32) -> Result<Traffic> {
         sum(&self.backend_counters, index).context("cannot read a backend's counters")
     }
@@ -464,7 +464,7 @@ impl Maps {
         self.refusals.forget(|key| services.contains(&key.service) || backends.contains(&key.backend))
     }
 
-    /// Sets a backend's counters to 0, and its count of flows.
+    /// Sets a backend's counters and its flow count to 0.
     pub fn zero_backend_traffic(&mut self, index: u32) -> Result<()> {
         self.flow_counts.zero_backend(index)?;
         zero(&mut self.backend_counters, index).context("cannot clear a backend's counters")
@@ -479,7 +479,7 @@ fn source_entry(prefix: u32, key: SourceKey, verdict: u32) -> (SourceRange, Sour
     (range, if is_allowed { SourceVerdict::Allow } else { SourceVerdict::Deny })
 }
 
-/// A table, which stays in the object.
+/// A table, left in the object.
 fn look<'a>(object: &'a Ebpf, name: &str) -> Result<&'a Map> {
     Ok(object.map(name).ok_or_else(|| absent(name))?)
 }
@@ -498,7 +498,7 @@ fn put<R: Copy>(
         entries.iter().map(|(key, _)| key).filter(|key| !directory.contains(key)).collect();
     new.iter().for_each(|key| addresses.add(&key.address, role));
     let result = directory.put(entries);
-    // Where there was no room for all of them.
+    // If there was no room for all of them.
     let absent = new.into_iter().filter(|key| !directory.contains(key));
     absent.for_each(|key| addresses.remove(&key.address, role));
     result
@@ -510,7 +510,7 @@ fn remove<R: Copy>(directory: &mut Directory<R>, addresses: &mut Addresses, role
     present.into_iter().for_each(|key| addresses.remove(&key.address, role));
 }
 
-/// How many entries a map has in the kernel, which for an adopted one need not be what was asked for.
+/// The number of entries of a map in the kernel. For an adopted one it may differ from the requested number.
 pub fn entries(map: &Map) -> Result<u32> {
     let (Map::Array(data) | Map::PerCpuArray(data) | Map::LruHashMap(data) | Map::LpmTrie(data)) = map else {
         bail!(Misfit("a table is of another kind".to_owned()));
@@ -525,7 +525,7 @@ fn sum(counters: &PerCpuArray<MapData, Plain<Traffic>>, index: u32) -> Result<Tr
     Ok(sum)
 }
 
-/// How many packets had this reason.
+/// The number of packets with this reason.
 fn reason_of(counters: &PerCpuArray<MapData, u64>, reason: Reason) -> Result<u64> {
     count_of(counters, reason as u32)
 }
@@ -535,7 +535,7 @@ fn count_of(counters: &PerCpuArray<MapData, u64>, number: u32) -> Result<u64> {
     Ok(values.iter().sum())
 }
 
-/// The same table by a descriptor of its own.
+/// The same table, with its own descriptor.
 fn shared<T: aya::Pod>(map: &MapData) -> Result<PerCpuArray<MapData, T>> {
     let descriptor = map.fd().as_fd().try_clone_to_owned().context("cannot share a table of counters")?;
     Ok(PerCpuArray::try_from(Map::PerCpuArray(MapData::from_fd(descriptor)?))?)
@@ -546,10 +546,10 @@ fn zero(counters: &mut PerCpuArray<MapData, Plain<Traffic>>, index: u32) -> Resu
     Ok(())
 }
 
-/// What all CPUs have together, as the first one's. The others have nothing.
+/// The sum of all CPUs, as the value of the first one. The others are zero.
 fn of_one_cpu<T: aya::Pod>(all: T) -> Result<PerCpuValues<T>> {
     let cpus = aya::util::nr_cpus().map_err(|(what, error)| anyhow::anyhow!("{what}: {error}"))?;
-    // SAFETY: zeroes are a value of what any bytes are one of.
+    // SAFETY: any bytes are a valid value, so zeroes are, too.
     let mut values = vec![unsafe { std::mem::zeroed() }; cpus];
     values[0] = all;
     Ok(PerCpuValues::try_from(values)?)
@@ -561,10 +561,10 @@ pub struct Slots {
 }
 
 impl Slots {
-    /// Writes slots from this place on.
+    /// Writes slots from this index on.
     ///
     /// # Errors
-    /// Where they do not all fit; then none is written.
+    /// If they do not all fit. Then none is written.
     pub fn write(&mut self, first: SlotIndex, slots: &[Slot]) -> Result<()> {
         for (word, slot) in self.words.range(first.0, slots.len())?.iter().zip(slots) {
             word.store(slot.to_bits(), Ordering::Relaxed);
@@ -572,10 +572,10 @@ impl Slots {
         Ok(())
     }
 
-    /// Reads slots from this place on.
+    /// Reads slots from this index on.
     ///
     /// # Errors
-    /// Where there are not as many.
+    /// If there are fewer.
     pub fn read(&self, first: SlotIndex, count: u32) -> Result<Vec<Slot>> {
         let words = self.words.range(first.0, count as usize)?;
         Ok(words.iter().map(|word| Slot::from_bits(word.load(Ordering::Relaxed))).collect())

@@ -15,12 +15,12 @@ use xdp_lb_common::tables::directory::Keyed;
 #[cfg(test)]
 pub use self::anonymous::Reader;
 
-/// An object's table is not what it should be.
+/// An object's table differs from the expected one.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Misfit(pub String);
 
-/// An array of 64-bit words, each read and written at once.
+/// An array of 64-bit words, each read and written atomically.
 pub struct Words {
     memory: Memory,
     length: u32,
@@ -28,18 +28,18 @@ pub struct Words {
 
 impl Words {
     /// # Errors
-    /// Where the map is not an array of words that can be mapped.
+    /// If the map is not an array of words that can be mapped.
     pub fn new(map: &Map) -> Result<Self> {
         let (memory, length) = map_array::<u64>(map)?;
         Ok(Self { memory, length })
     }
 
-    /// The same ones, for somebody else.
+    /// A second handle of the same words.
     pub fn share(&self) -> Self {
         Self { memory: Arc::clone(&self.memory), length: self.length }
     }
 
-    /// How many there are.
+    /// The number of words.
     pub fn length(&self) -> u32 {
         self.length
     }
@@ -54,7 +54,7 @@ impl Words {
     /// One of them.
     ///
     /// # Errors
-    /// Where there are not as many.
+    /// If there are fewer.
     pub fn load(&self, place: u32) -> Result<u64> {
         Ok(self.range(place, 1)?.iter().map(|word| word.load(Ordering::Relaxed)).sum())
     }
@@ -62,16 +62,16 @@ impl Words {
     /// Sets one of them.
     ///
     /// # Errors
-    /// Where there are not as many.
+    /// If there are fewer.
     pub fn store(&self, place: u32, value: u64) -> Result<()> {
         self.range(place, 1)?.iter().for_each(|word| word.store(value, Ordering::Relaxed));
         Ok(())
     }
 
-    /// Adds to one of them, around its end where it must.
+    /// Adds to one of them, wrapping around.
     ///
     /// # Errors
-    /// Where there are not as many.
+    /// If there are fewer.
     pub fn add(&self, place: u32, by: u64) -> Result<()> {
         for word in self.range(place, 1)? {
             word.fetch_add(by, Ordering::Relaxed);
@@ -82,7 +82,7 @@ impl Words {
     /// `count` of them, from `first` on.
     ///
     /// # Errors
-    /// Where there are not as many.
+    /// If there are fewer.
     pub fn range(&self, first: u32, count: usize) -> Result<&[AtomicU64]> {
         let range = self.all().get(first as usize..).and_then(|rest| rest.get(..count));
         range.with_context(|| format!("{count} words from {first} on do not fit into {}", self.length))
@@ -98,44 +98,44 @@ pub struct Records<R> {
 
 impl<R: Copy> Records<R> {
     /// # Errors
-    /// Where the map is not an array of such records that can be mapped.
+    /// If the map is not an array of such records that can be mapped.
     pub fn new(map: &Map) -> Result<Self> {
         let (memory, length) = map_array::<Keyed<R>>(map)?;
         Ok(Self { memory, length, of: PhantomData })
     }
 
-    /// How many places there are.
+    /// The number of records.
     pub fn length(&self) -> u32 {
         self.length
     }
 
-    /// The record at this place.
+    /// The record at this index.
     ///
     /// # Errors
-    /// Where there is no such place.
+    /// If there is no such index.
     pub fn read(&self, place: u32) -> Result<Keyed<R>> {
-        // SAFETY: the place lies in the mapping, and this side alone writes records, through `write`.
+        // SAFETY: the index is within the mapping, and only this side writes records, through `write`.
         Ok(unsafe { self.at(place)?.read() })
     }
 
-    /// Puts a record at a place that no packet reads.
+    /// Writes a record at an index that no packet reads.
     ///
     /// # Errors
-    /// Where there is no such place.
+    /// If there is no such index.
     pub fn write(&mut self, place: u32, record: Keyed<R>) -> Result<()> {
-        // SAFETY: the place lies in the mapping, and this side alone writes records.
+        // SAFETY: the index is within the mapping, and only this side writes records.
         unsafe { self.at(place)?.write(record) };
         Ok(())
     }
 
     fn at(&self, place: u32) -> Result<*mut Keyed<R>> {
         ensure!(place < self.length, "there is no place {place} among {} records", self.length);
-        // SAFETY: the place lies in the mapping, whose pages are aligned for any record.
+        // SAFETY: the index is within the mapping, whose pages are aligned for any record.
         Ok(unsafe { self.memory.as_mut_ptr().cast::<Keyed<R>>().add(place as usize) })
     }
 }
 
-/// The flow table, as the kernel side has it.
+/// The flow table, in the kernel's layout.
 pub struct FlowMemory {
     tags: Words,
     lines: Memory,
@@ -145,7 +145,7 @@ pub struct FlowMemory {
 
 impl FlowMemory {
     /// # Errors
-    /// Where the maps are not the parts of one flow table.
+    /// If the maps are not the parts of one flow table.
     pub fn new(tags: Words, lines: &Map, ports: Words, locks: Words) -> Result<Self> {
         let (lines, count) = map_array::<Line<u64>>(lines)?;
         let expected = u64::from(tags.length()) * u64::from(WAYS);
@@ -158,7 +158,7 @@ impl FlowMemory {
 
     fn lines(&self) -> &[Line<AtomicU64>] {
         let count = self.tags.length() as usize * WAYS as usize;
-        // SAFETY: the mapping is page-aligned, has as many lines and lives as long as self; both sides read and write whole
+        // SAFETY: the mapping is page-aligned, has this many lines and lives as long as self; both sides read and write whole
         // words of it.
         unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast::<Line<AtomicU64>>(), count) }
     }
@@ -188,10 +188,10 @@ impl flow_table::Memory for FlowMemory {
     }
 }
 
-/// A daemon begins flows where it copies them from other tables.
+/// The daemon only begins flows when it copies them from other tables.
 impl flow_table::steps::Plain for FlowMemory {}
 
-/// Several read and write what is mapped once.
+/// The mapping is shared by several readers and writers.
 type Memory = Arc<MmapRaw>;
 
 fn map_array<T>(map: &Map) -> Result<(Memory, u32)> {
@@ -206,10 +206,10 @@ fn map_array<T>(map: &Map) -> Result<(Memory, u32)> {
     Ok((memory.into(), length))
 }
 
-/// Looks whether the keys or the values of a table have as many bytes as they should.
+/// Checks the size of a table's keys or values, in bytes.
 ///
 /// # Errors
-/// [`Misfit`], where they have not.
+/// [`Misfit`] if it is wrong.
 pub fn check_size(what: &str, found: u32, expected: usize) -> Result<()> {
     ensure!(
         found as usize == expected,
@@ -218,7 +218,7 @@ pub fn check_size(what: &str, found: u32, expected: usize) -> Result<()> {
     Ok(())
 }
 
-/// Memory of this process alone, for tests of what is written into it.
+/// Private memory, for tests of what is written to it.
 #[cfg(test)]
 mod anonymous {
     use std::sync::atomic::Ordering;
@@ -265,7 +265,7 @@ mod anonymous {
         }
     }
 
-    /// What a packet sees of a directory.
+    /// A packet's view of a directory.
     pub struct Reader<'a, R>(pub &'a Words, pub &'a Records<R>);
 
     impl<R> Clone for Reader<'_, R> {
@@ -284,7 +284,7 @@ mod anonymous {
         }
 
         fn record(self, place: u32) -> Option<&'a Keyed<R>> {
-            // SAFETY: the place lies in the mapping, and its writer leaves it alone while it may be read.
+            // SAFETY: the index is within the mapping, and the writer does not write there while it may be read.
             self.1.at(place).ok().map(|record| unsafe { &*record })
         }
     }

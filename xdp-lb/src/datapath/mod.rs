@@ -1,5 +1,5 @@
-//! Loading, attaching, pinning and adopting the program, and its tables as types: the only place
-//! that touches a BPF map.
+//! Loads, attaches, pins and adopts the program, and provides its tables as types. This is the only module that accesses BPF
+//! maps.
 
 mod addresses;
 mod attach;

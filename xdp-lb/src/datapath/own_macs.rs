@@ -1,4 +1,4 @@
-//! The writing side of [`xdp_lb_common::own_mac`].
+//! Writes the table of [`xdp_lb_common::own_mac`].
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,17 +15,17 @@ pub struct OwnMacs {
 
 impl OwnMacs {
     /// # Errors
-    /// Where the table has another size.
+    /// If the table has another size.
     pub fn new(words: Words) -> Result<Self> {
         ensure!(words.length() == WORDS, Misfit(format!("OWN_MACS has {} words", words.length())));
         Ok(Self { words })
     }
 
-    /// Makes the table hold these and no others. What is in it already keeps its place, and what is new comes before the rest
-    /// goes: frames for a MAC that stays are taken all the while.
+    /// Makes the table contain exactly these. MACs that stay keep their places, and new ones are added before others are removed:
+    /// frames for a MAC that stays are accepted throughout.
     ///
     /// # Errors
-    /// Where some find no place; the others are in the table.
+    /// If some do not fit. The others are in the table.
     pub fn set(&self, wanted: &BTreeSet<OwnMac>) -> Result<()> {
         let places = |mac: OwnMac| (0..PROBES).map(move |probe| self.word(mac.place(probe)));
         let has = |mac: OwnMac| places(mac).any(|word| word.load(Ordering::Relaxed) == mac.to_bits());
@@ -50,7 +50,7 @@ impl OwnMacs {
         Ok(())
     }
 
-    /// Whether the table holds these and no others.
+    /// Whether the table contains exactly these.
     pub fn is(&self, wanted: &BTreeSet<OwnMac>) -> bool {
         let words = self.words.all().iter().map(|word| word.load(Ordering::Relaxed));
         let present: BTreeSet<OwnMac> = words.filter(|bits| *bits != 0).map(OwnMac::from_bits).collect();

@@ -1,10 +1,9 @@
-//! The pins: what makes forwarding outlive the daemon.
+//! The pins, by which forwarding outlives the daemon.
 //!
-//! `PIN_PATH/layout-N/` holds the maps by their names, and a link for each interface and mode
-//! (`link-native-3`, by the interface's index, which outlives its name), and one for its program at TC ingress (`tc-3`). A daemon
-//! of another layout makes its own beside them, in `PIN_PATH/next-M/`, copies what lives longer than a daemon, and puts its program
-//! into the links. Those stay pinned in both folders until it has shown that it stays. Then `next-M` becomes `layout-M`, and
-//! `layout-N` goes.
+//! `PIN_PATH/layout-N/` contains the maps by name, a link for each interface and mode (`link-native-3`, by the interface's index,
+//! which survives renaming), and one for its program at TC ingress (`tc-3`). A daemon of another layout makes its own pins beside
+//! them, in `PIN_PATH/next-M/`, copies everything that outlives a daemon, and puts its program into the links. These stay pinned
+//! in both folders until the daemon has shown that it stays. Then `next-M` becomes `layout-M`, and `layout-N` is removed.
 
 use std::fs::{self, File, TryLockError};
 use std::hint::black_box;
@@ -20,17 +19,17 @@ use xdp_lb_common::tables::version::LAYOUT_VERSION;
 
 use super::link::{self, Flags};
 
-/// What the names of pins begin with that are links to TC ingress.
+/// Prefix of the pins of links at TC ingress.
 pub(super) const CLASSIFIER: &str = "tc-";
 
 /// And those of programs that are filters at TC ingress, where the kernel has no such links.
 pub(super) const FILTER: &str = "filter-";
 
-/// What the names of the folders of pins begin with: a layout's, and those of one that is taken over to.
+/// Prefix of the folders of a layout's pins, and of those being taken over.
 pub(super) const LAYOUT: &str = "layout-";
 pub(super) const STAGED: &str = "next-";
 
-/// The name of the program's pin in a folder that is taken over to.
+/// The name of the program's pin in a folder for a take-over.
 const PROGRAM: &str = "program";
 /// The same of the one at TC ingress.
 const CLASSIFIER_PROGRAM: &str = "program-tc";
@@ -40,9 +39,9 @@ const CLASSIFIER_PROGRAM: &str = "program-tc";
 pub struct Pins {
     pin_path: PathBuf,
     directory: PathBuf,
-    /// Held open for its lock, which ends with this process, however that ends.
+    /// Held open for its lock, which ends with this process in any case.
     lock: File,
-    /// The pins of an earlier layout, which stay until this daemon has shown that it does.
+    /// The pins of an earlier layout, which stay until this daemon has shown that it stays.
     former: Option<Former>,
 }
 
@@ -55,27 +54,27 @@ struct Former {
 /// The pins of another layout.
 #[derive(Debug)]
 pub struct Other {
-    /// Where they are.
+    /// Their directory.
     pub directory: PathBuf,
     /// The layout's number.
     pub version: u32,
 }
 
 impl Pins {
-    /// The pins under this bpffs path, made where there are none.
+    /// Opens the pins under this bpffs path, or creates them.
     ///
     /// # Errors
-    /// Where the path is not on a bpffs, holds the pins of another layout, or another daemon uses it.
+    /// If the path is not on a bpffs, has the pins of another layout, or another daemon uses it.
     pub fn open(pin_path: &Path) -> Result<Self> {
         let (directory, lock) = Self::make(pin_path)?;
         Ok(Self { pin_path: pin_path.to_owned(), directory, lock, former: None })
     }
 
-    /// Pins beside those of another layout, under a name by which no daemon adopts them before [`Pins::keep`]. Where this
-    /// daemon fails before that, the other pins are what is taken over: the links are pinned there, too.
+    /// Creates pins beside those of another layout, under a name by which no daemon adopts them before [`Pins::keep`]. If this
+    /// daemon fails before that, the other pins are taken over: the links are pinned there, too.
     ///
     /// # Errors
-    /// Where another daemon uses them.
+    /// If another daemon uses them.
     pub fn stage(pin_path: &Path, other: &Other) -> Result<Self> {
         let directory = staging(pin_path);
         if directory.exists() {
@@ -88,10 +87,10 @@ impl Pins {
         Ok(Self { pin_path: pin_path.to_owned(), directory, lock, former: Some(former) })
     }
 
-    /// Takes the pins of the other layout, which no daemon may use any more.
+    /// Locks the pins of the other layout, which no daemon may use any more.
     ///
     /// # Errors
-    /// Where one does.
+    /// If one still uses them.
     pub fn lock_former(&mut self) -> Result<()> {
         if let Some(former) = &mut self.former {
             former.lock = Some(lock(&former.directory)?);
@@ -99,7 +98,7 @@ impl Pins {
         Ok(())
     }
 
-    /// Removes what was staged, before any link was given its program.
+    /// Removes the staged pins, before any link got its program.
     pub fn unstage(&self) {
         if self.former.is_some()
             && let Err(error) = remove_all(&self.directory)
@@ -108,7 +107,7 @@ impl Pins {
         }
     }
 
-    /// Whether the pins of an earlier layout are still there.
+    /// Whether the pins of an earlier layout still exist.
     pub fn is_staged(&self) -> bool {
         self.former.is_some()
     }
@@ -117,17 +116,17 @@ impl Pins {
     /// them says which tables forward.
     ///
     /// # Errors
-    /// Where the kernel refuses.
+    /// If the kernel refuses.
     pub fn pin_programs(&self, xdp: BorrowedFd<'_>, tc: BorrowedFd<'_>) -> Result<()> {
         link::pin(xdp, &self.directory.join(PROGRAM))
             .and_then(|()| link::pin(tc, &self.directory.join(CLASSIFIER_PROGRAM)))
             .context("cannot pin the program")
     }
 
-    /// Makes these the only pins: those of an earlier layout go. The links stay attached.
+    /// Makes these the only pins: removes those of an earlier layout. The links stay attached.
     ///
     /// # Errors
-    /// Where they cannot be renamed or removed.
+    /// If they cannot be renamed or removed.
     pub fn keep(&mut self) -> Result<()> {
         let Some(former) = self.former.take() else { return Ok(()) };
         self.directory = keep(&self.pin_path, &former.directory)?;
@@ -135,7 +134,7 @@ impl Pins {
     }
 
     fn make(pin_path: &Path) -> Result<(PathBuf, File)> {
-        // Looked at before anything is made there.
+        // Checked before anything is created there.
         let present = pin_path.ancestors().find(|path| path.exists()).unwrap_or(pin_path);
         let kind = statfs(present).with_context(|| format!("cannot look at {}", present.display()))?;
         ensure!(
@@ -146,7 +145,7 @@ impl Pins {
         );
         fs::create_dir_all(pin_path)
             .with_context(|| format!("cannot make the pin directory {}", pin_path.display()))?;
-        // Who can take over from another layout has looked before.
+        // A caller that can take over from another layout has checked this before.
         other(pin_path, |_| false)?;
         let own = directory(pin_path);
         match fs::create_dir(&own) {
@@ -158,11 +157,11 @@ impl Pins {
         Ok((own, lock))
     }
 
-    /// Makes the pins what they should be: these maps by their names, and these links at their paths. Says which were missing, or were pins
-    /// of something else.
+    /// Restores the pins: these maps by name, and these links at their paths. Returns those that were missing or pinned another
+    /// object.
     ///
     /// # Errors
-    /// Where they cannot be made, such as after the bpffs was unmounted, or where another daemon has taken the directory.
+    /// If they cannot be made, for example after the bpffs was unmounted, or if another daemon has taken the directory.
     pub fn restore<'a>(
         &mut self,
         maps: impl Iterator<Item = (&'a str, BorrowedFd<'a>)>,
@@ -190,34 +189,34 @@ impl Pins {
         Ok(restored)
     }
 
-    /// Whether the directory is the one that was made and locked.
+    /// Whether the directory is still the one that was created and locked.
     pub(super) fn is_in_place(&self) -> bool {
         let id = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
         let held = self.lock.metadata().map(id);
         held.is_ok_and(|held| fs::metadata(&self.directory).map(id).is_ok_and(|present| present == held))
     }
 
-    /// Where they are.
+    /// The pins' directory.
     pub(super) fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// Where the pins of the earlier layout are, where they are there still.
+    /// The directory of the earlier layout's pins, if these still exist.
     pub(super) fn former_directory(&self) -> Option<&Path> {
         self.former.as_ref().map(|former| former.directory.as_path())
     }
 
-    /// Where an earlier daemon has pinned its links.
+    /// The directory in which an earlier daemon pinned its links.
     fn of_links(&self) -> &Path {
         self.former_directory().unwrap_or(&self.directory)
     }
 
-    /// Where the link of the interface with this index is pinned.
+    /// The path of the pin of the link to the interface with this index.
     pub fn link(&self, ifindex: u32, mode: Flags) -> PathBuf {
         self.directory.join(format!("link-{}-{ifindex}", mode.name()))
     }
 
-    /// Where the link of the program at TC ingress of the interface with this index is pinned.
+    /// The path of the pin of the link to TC ingress of the interface with this index.
     pub fn classifier(&self, ifindex: u32) -> PathBuf {
         self.directory.join(format!("{CLASSIFIER}{ifindex}"))
     }
@@ -233,13 +232,13 @@ impl Pins {
         Ok(list(self.of_links())?.into_iter().filter_map(filter).collect())
     }
 
-    /// The pinned links, with how they were attached.
+    /// The pinned links, with their modes.
     pub fn links(&self) -> Result<Vec<(PathBuf, Flags)>> {
         let link = |path: PathBuf| link_mode(&path).map(|mode| (path, mode));
         Ok(list(self.of_links())?.into_iter().filter_map(link).collect())
     }
 
-    /// The pinned links to TC ingress.
+    /// The pinned links at TC ingress.
     pub fn classifiers(&self) -> Result<Vec<PathBuf>> {
         let mut pinned = list(self.of_links())?;
         pinned.retain(|path| name(path).starts_with(CLASSIFIER));
@@ -247,7 +246,7 @@ impl Pins {
     }
 }
 
-/// Pins an object where it is not pinned already; returns whether it was not.
+/// Pins an object unless it is pinned already. Returns whether it was not.
 fn restore(object: BorrowedFd<'_>, path: &Path, is_its: impl Fn(&Path) -> bool) -> Result<bool> {
     if is_its(path) {
         return Ok(false);
@@ -257,18 +256,18 @@ fn restore(object: BorrowedFd<'_>, path: &Path, is_its: impl Fn(&Path) -> bool) 
     Ok(true)
 }
 
-/// Pins a link in the place of whatever is pinned there. What cannot be pinned now is with the next look at the pins
-/// ([`Pins::restore`]); the link is held meanwhile.
+/// Pins a link, replacing whatever is pinned there. A link that cannot be pinned now is pinned by the next [`Pins::restore`], and
+/// held meanwhile.
 pub fn pin(link: BorrowedFd<'_>, path: &Path) {
     if let Err(error) = restore(link, path, |_| false) {
         warn!("{error:#}");
     }
 }
 
-/// The pins of another layout under this path, where there are such: of one that this daemon `knows`.
+/// The pins of another layout under this path, if there are any and this daemon `knows` the layout.
 ///
 /// # Errors
-/// Where it does not.
+/// If it does not.
 pub fn other(pin_path: &Path, knows: fn(u32) -> bool) -> Result<Option<Other>> {
     if !pin_path.exists() {
         return Ok(None);
@@ -294,12 +293,11 @@ pub fn other(pin_path: &Path, knows: fn(u32) -> bool) -> Result<Option<Other>> {
     Ok(found)
 }
 
-/// Ends what a daemon has begun that took over from another layout and was killed before it could show that it stays: its
-/// tables are kept where the links hold its program. The pins of another layout that are left, where there are such, are to be
-/// taken over from.
+/// Completes the take-over of a daemon that began to replace another layout and was killed before it had shown that it stays:
+/// keeps its tables if the links hold its program. Returns the remaining pins of another layout, if there are any, to take over.
 ///
 /// # Errors
-/// Where pins cannot be read or removed, or another daemon uses them.
+/// If pins cannot be read or removed, or another daemon uses them.
 pub fn settle(pin_path: &Path, knows: fn(u32) -> bool) -> Result<Option<Other>> {
     let Some(other) = other(pin_path, knows)? else { return Ok(None) };
     let id = |name: &&str| {
@@ -311,7 +309,7 @@ pub fn settle(pin_path: &Path, knows: fn(u32) -> bool) -> Result<Option<Other>> 
         info.is_ok_and(|info| staged.contains(&info.program))
     };
     let forwards_for_staged = list(&other.directory)?.iter().filter(|path| is_link(path)).any(holds);
-    // What is in the way of the name is left over by one that was killed while it removed the rest.
+    // A directory that is in the way was left by a daemon that was killed while it removed the rest.
     if forwards_for_staged || directory(pin_path).exists() {
         let _lock = lock(&other.directory)?;
         keep(pin_path, &other.directory)?;
@@ -320,7 +318,7 @@ pub fn settle(pin_path: &Path, knows: fn(u32) -> bool) -> Result<Option<Other>> 
     Ok(Some(other))
 }
 
-/// Makes staged pins this layout's, and removes those of the earlier one. Returns where they are now.
+/// Makes staged pins this layout's, and removes those of the earlier one. Returns their directory.
 fn keep(pin_path: &Path, former: &Path) -> Result<PathBuf> {
     let (staged, own) = (staging(pin_path), directory(pin_path));
     if staged.exists() {
@@ -332,14 +330,14 @@ fn keep(pin_path: &Path, former: &Path) -> Result<PathBuf> {
     Ok(own)
 }
 
-/// Removes a folder of pins. Links stay attached for as long as they are held, or pinned elsewhere.
+/// Removes a folder of pins. Links stay attached while they are held, or pinned elsewhere.
 fn remove_all(directory: &Path) -> Result<()> {
     list(directory)?.iter().try_for_each(|path| remove(path))?;
     fs::remove_dir(directory).with_context(|| format!("cannot remove {}", directory.display()))
 }
 
-/// Whether the pins may not be looked at, for lack of permission: their directory is root's, or the kernel gives links to root
-/// alone.
+/// Whether the pins cannot be inspected for lack of permission: their directory is root's, or the kernel returns links only to
+/// root.
 pub fn is_denied(pin_path: &Path) -> bool {
     let is_denied = |error: &std::io::Error| error.kind() == ErrorKind::PermissionDenied;
     match fs::read_dir(directory(pin_path)) {
@@ -351,7 +349,7 @@ pub fn is_denied(pin_path: &Path) -> bool {
     }
 }
 
-/// Whether a daemon has pinned a link that is on the interface with this index.
+/// Whether a daemon has pinned a link on the interface with this index.
 pub fn is_pinned(pin_path: &Path, ifindex: u32) -> bool {
     let pins = list(&directory(pin_path)).unwrap_or_default();
     pins.iter().filter(|path| link_mode(path).is_some()).any(|path| interface(path) == Some(ifindex))
@@ -367,19 +365,19 @@ pub(super) fn filter_interface(path: &Path) -> Option<u32> {
     name(path).strip_prefix(FILTER)?.parse().ok()
 }
 
-/// How the link was attached that is pinned here; nothing where this is not the pin of a link.
+/// How the link pinned here was attached. `None` if this is not a link's pin.
 pub(super) fn link_mode(path: &Path) -> Option<Flags> {
     let has = |mode: &Flags| name(path).starts_with(&format!("link-{}-", mode.name()));
     [Flags::Native, Flags::Generic].into_iter().find(has)
 }
 
-/// The index of the interface that the link pinned here is on; nothing where that is gone.
+/// The index of the interface of the link pinned here. `None` if the interface is gone.
 pub(super) fn interface(path: &Path) -> Option<u32> {
     let info = link::open(path).and_then(|link| link::info(link.as_fd())).ok()?;
     (info.ifindex != 0).then_some(info.ifindex)
 }
 
-/// Two daemons with the same tables would undo each other's writes.
+/// Locks a directory: two daemons with the same tables would undo each other's writes.
 pub(super) fn lock(directory: &Path) -> Result<File> {
     let file = File::open(directory).with_context(|| format!("cannot open {}", directory.display()))?;
     match file.try_lock() {
@@ -394,7 +392,7 @@ pub(super) fn lock(directory: &Path) -> Result<File> {
     }
 }
 
-/// Where the pins of this layout are.
+/// The directory of this layout's pins.
 pub fn directory(pin_path: &Path) -> PathBuf {
     pin_path.join(format!("{LAYOUT}{}", own_layout()))
 }
@@ -403,8 +401,8 @@ fn staging(pin_path: &Path) -> PathBuf {
     pin_path.join(format!("{STAGED}{}", own_layout()))
 }
 
-/// The number of this build's layout, by its digits at one place of the binary: the end-to-end tests make a build of another
-/// layout by putting other digits there.
+/// The number of this build's layout, as digits at one place of the binary: the end-to-end tests make a build of another layout
+/// by replacing the digits.
 static OWN_LAYOUT: [u8; 20] = {
     let mut text = *b"xdp-lb layout 000000";
     let (mut at, mut rest) = (text.len(), LAYOUT_VERSION);
@@ -417,7 +415,7 @@ static OWN_LAYOUT: [u8; 20] = {
 };
 
 fn own_layout() -> u32 {
-    // The compiler would know the digits otherwise.
+    // Otherwise the compiler would know the digits.
     let digits = black_box(&OWN_LAYOUT).iter().filter(|byte| byte.is_ascii_digit());
     digits.fold(0, |number, digit| 10 * number + u32::from(digit - b'0'))
 }
@@ -441,7 +439,7 @@ pub(super) fn list(directory: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Removes a pin; one that is gone already is not an error.
+/// Removes a pin. It is not an error if it is gone already.
 pub fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Ok(()) => Ok(()),

@@ -1,11 +1,11 @@
-//! Values that a BPF map holds byte for byte.
+//! Values that a BPF map contains byte for byte.
 
 use zerocopy::{FromBytes, IntoBytes};
 
-/// A value whose bytes are all there is to it.
+/// A value that consists of its bytes only.
 #[derive(Clone, Copy, Debug)]
 #[repr(transparent)]
 pub struct Plain<T>(pub T);
 
-// SAFETY: any bytes are a T (FromBytes), and a T has no padding (IntoBytes).
+// SAFETY: any bytes are a valid T (FromBytes), and a T has no padding (IntoBytes).
 unsafe impl<T: FromBytes + IntoBytes + Copy + 'static> aya::Pod for Plain<T> {}

@@ -88,7 +88,7 @@ impl Hook {
     }
 }
 
-/// How often tables are read that another daemon writes to.
+/// How often to try reading tables to which another daemon writes.
 const READS: usize = 5;
 
 /// The program and its tables, loaded into the kernel.
@@ -101,41 +101,41 @@ pub struct Datapath {
     pub(super) settings: Settings,
     pub(super) links: Links,
     pub(super) classifiers: Classifiers,
-    /// The maps that are pinned, so that they can be pinned again.
+    /// The maps that are pinned, to pin them again if needed.
     pinned: Vec<(&'static str, OwnedFd)>,
-    /// The kernel's id of the program.
+    /// The program's id.
     pub(super) id: u32,
     /// The same, of those at TC ingress.
     pub(super) classifier_ids: ClassifierIds,
-    /// The VLAN devices that the datapath was told of.
+    /// The VLAN devices in the datapath's table.
     vlans: Option<BTreeMap<u32, (u32, u16)>>,
-    /// The MACs that it was told are this host's, where there was room for all.
+    /// The MACs of this host in the datapath's table, if it had room for all.
     own_macs: Option<BTreeSet<OwnMac>>,
     has_events: bool,
-    /// Who tells what drivers can do.
+    /// Reports what drivers support.
     netdev: Option<Netdev>,
     /// While packets are followed.
     pub(super) tracing: Option<Tracing>,
     /// The counts of packets that the kernel drops after the program's verdict.
     losses: Option<Losses>,
-    /// Tables of an earlier layout, for as long as these have to catch up with them.
+    /// Tables of an earlier layout, until the new ones have caught up with them.
     earlier: Option<Earlier>,
 }
 
 impl Datapath {
-    /// Loads the program, with the tables that are pinned already or with new ones.
+    /// Loads the program, with the pinned tables or with new ones.
     ///
     /// # Errors
-    /// Without the privilege, on a kernel that lacks something, where the pins are another layout's or
-    /// in use. New pins are removed again.
+    /// Without the privilege, if the kernel lacks a feature, or if the pins have another layout or are in use. New pins are
+    /// removed again.
     pub fn load(options: &Options) -> Result<Self> {
         Self::load_object(options, OBJECT)
     }
 
-    /// Takes the tables over with a program that is [`Prepared`]: nothing is verified any more.
+    /// Takes over the tables with a program that is [`Prepared`], which is not verified again.
     ///
     /// # Errors
-    /// Where another daemon still uses the pins, or the tables are not all there any more.
+    /// If another daemon still uses the pins, or tables are missing by now.
     pub fn take_over(options: &Options, prepared: Prepared) -> Result<Self> {
         let pin_path = options.pin_path.as_deref().context("only pinned tables can be taken over")?;
         let object = match prepared.what {
@@ -161,18 +161,18 @@ impl Datapath {
         Ok(datapath)
     }
 
-    /// Copies what has changed in the tables of an earlier layout since they were copied: for when the program is attached.
+    /// Copies the changes in the tables of an earlier layout since they were copied. Call it once the program is attached.
     ///
     /// # Errors
-    /// Where they cannot be read.
+    /// If they cannot be read.
     pub fn catch_up(&mut self) -> Result<()> {
         self.earlier.as_mut().map_or(Ok(()), |earlier| earlier.carry_flows(&self.maps))
     }
 
-    /// Makes this daemon's tables the only ones: it stays.
+    /// Makes this daemon's tables the only ones, since it stays.
     ///
     /// # Errors
-    /// Where the pins of an earlier layout cannot be removed.
+    /// If the pins of an earlier layout cannot be removed.
     pub fn keep(&mut self) -> Result<()> {
         self.earlier = None;
         self.pins.as_mut().map_or(Ok(()), Pins::keep)
@@ -181,7 +181,7 @@ impl Datapath {
     /// Like [`Datapath::load`], with the program and the tables of this object.
     ///
     /// # Errors
-    /// Also where its tables are not those that this library knows.
+    /// Also if its tables are not the ones that this library expects.
     pub fn load_object(options: &Options, object: &[u8]) -> Result<Self> {
         if let Some(pin_path) = &options.pin_path
             && let Some(other) = pins::settle(pin_path, former::is_known)?
@@ -193,7 +193,7 @@ impl Datapath {
         let present: Vec<_> = pinned.iter().filter(|(_, path)| path.exists()).collect();
         let adopted = present.len() == rows::pinned().count();
         if !adopted && let Some(pins) = &pins {
-            // A start that was cut short leaves some tables; without a link, no packet has met them.
+            // An interrupted start leaves only some tables. Without a link, no packet has used them.
             ensure!(
                 pins.links()?.is_empty(),
                 "only {} of {} tables are pinned, but the program is attached: remove both with `xdp-lb unload`",
@@ -226,7 +226,7 @@ impl Datapath {
         Self::assemble(options, object, tables, pins, adopted)
     }
 
-    /// Puts together what is loaded, and writes what holds for every service.
+    /// Assembles what was loaded, and writes the settings for all services.
     fn assemble(
         options: &Options,
         mut object: Ebpf,
@@ -235,7 +235,7 @@ impl Datapath {
         adopted: bool,
     ) -> Result<Self> {
         let flow_buckets = maps.flow_buckets();
-        // Several limits lead to the same number of buckets.
+        // Different limits may result in the same number of buckets.
         if flow_table::buckets(options.limits.flows) == flow_buckets {
             sizes.limits.flows = options.limits.flows;
         }
@@ -304,20 +304,20 @@ impl Datapath {
         })
     }
 
-    /// Whether the tables were there already.
+    /// Whether the tables existed already.
     pub fn is_adopted(&self) -> bool {
         self.adopted
     }
 
-    /// How large the tables are.
+    /// The sizes of the tables.
     pub fn sizes(&self) -> Sizes {
         self.sizes
     }
 
-    /// How much memory the pinned tables take, as the kernel accounts for it, bytes; those that grow, as they are now.
+    /// The memory of the pinned tables as the kernel accounts for it, in bytes. Tables that grow count with their current size.
     ///
     /// # Errors
-    /// Where the kernel does not tell.
+    /// If the kernel does not report it.
     pub fn memory(&self) -> Result<u64> {
         self.pinned
             .iter()
@@ -326,13 +326,12 @@ impl Datapath {
             .context("cannot ask the kernel how much memory the tables take")
     }
 
-    /// The loaded object, for tests and benchmarks that run its programs on packets of their own.
+    /// The loaded object, for tests and benchmarks that run its programs on their own packets.
     pub fn object(&mut self) -> &mut Ebpf {
         &mut self.object
     }
 
-    /// Changes what holds for every service. A flow hash secret that changes moves flows that have
-    /// no record.
+    /// Changes the settings for all services. A new flow hash secret moves flows without a record.
     pub fn set_policy(&mut self, policy: &Policy) -> Result<()> {
         let mut settings = policy.settings(Some(&self.settings));
         settings.options |= self.settings.options & RESETS_UNKNOWN;
@@ -344,8 +343,8 @@ impl Datapath {
         if_nametoindex(name).is_ok()
     }
 
-    /// Tells the datapath that the daemon lives: `now` by [`monotonic_seconds`](super::monotonic_seconds). All else stays as it
-    /// stands in the table: [`Datapath::restore`] is to find what somebody else changed.
+    /// Writes the daemon's heartbeat: `now` by [`monotonic_seconds`](super::monotonic_seconds). Leaves the rest of the table
+    /// unchanged, so that [`Datapath::restore`] finds others' changes.
     pub fn write_heartbeat(&mut self, now: u32) -> Result<()> {
         let Plain(present) = self.maps.settings.get(&0, 0).context("cannot read the settings")?;
         let present = Settings { heartbeat: now, alone: 0, ..present };
@@ -354,28 +353,28 @@ impl Datapath {
         Ok(())
     }
 
-    /// Changes what holds for every service to these settings.
+    /// Replaces the settings for all services.
     pub fn write_settings(&mut self, settings: Settings) -> Result<()> {
         self.maps.settings.set(0, Plain(settings), 0).context("cannot write the settings")?;
         self.settings = settings;
         Ok(())
     }
 
-    /// What holds for every service.
+    /// The settings for all services.
     pub fn settings(&self) -> Settings {
         self.settings
     }
 
-    /// Whether the driver of an interface transmits frames that are redirected to it, where the kernel says so (6.3).
+    /// Whether an interface's driver transmits frames that are redirected to it, if the kernel reports that (6.3).
     pub fn transmits_redirected(&self, index: u32) -> Option<bool> {
         let features = self.netdev.as_ref()?.features(index).ok()?;
         Some(features.transmits_redirected())
     }
 
-    /// Looks whether all that is to outlive the daemon is pinned, and pins again what is not. Says what was.
+    /// Checks whether everything that must outlive the daemon is pinned, and pins again what is not. Returns what that was.
     ///
     /// # Errors
-    /// Where it cannot be pinned: forwarding ends with the daemon then.
+    /// If it cannot be pinned: forwarding ends with the daemon then.
     pub fn restore_pins(&mut self) -> Result<Vec<String>> {
         let Some(pins) = &mut self.pins else { return Ok(Vec::new()) };
         let maps = self.pinned.iter().map(|(name, map)| (*name, map.as_fd()));
@@ -389,10 +388,10 @@ impl Datapath {
         pins.restore(maps, of_xdp.into_iter().chain(of_tc))
     }
 
-    /// Compares what stands in the tables with these entries, and writes again what differs. Says which those are.
+    /// Compares the tables with these entries, and writes those that differ again. Returns which ones did.
     ///
     /// # Errors
-    /// Where the tables cannot be read or written.
+    /// If the tables cannot be read or written.
     pub fn restore(&mut self, expected: &[Write]) -> Result<Vec<String>> {
         let mut differing = Vec::new();
         for write in expected {
@@ -417,11 +416,10 @@ impl Datapath {
         Ok(restored)
     }
 
-    /// The same of the tables that have to be looked at as a whole, since an entry too many is found by no look for one that
-    /// is wanted.
+    /// The same for tables that must be read as a whole: a surplus entry is not found by looking up the expected ones.
     ///
     /// # Errors
-    /// Where the tables cannot be read or written.
+    /// If the tables cannot be read or written.
     pub fn restore_whole(&mut self, expected: &Tables) -> Result<Vec<String>> {
         let differing = self.differences(expected)?;
         let mut restored: Vec<String> =
@@ -437,7 +435,7 @@ impl Datapath {
         Ok(restored)
     }
 
-    /// Whether the tables hold what this write puts there.
+    /// Whether the tables contain the result of this write.
     fn stands(&self, write: &Write) -> Result<bool> {
         let maps = &self.maps;
         Ok(match write {
@@ -453,14 +451,14 @@ impl Datapath {
             Write::Source(range, verdict) => {
                 present(maps.sources.get(&source_key(range), 0))? == Some(*verdict as u32)
             }
-            // A look for a range may find one that holds it.
+            // A lookup of a range may find a larger one that includes it.
             Write::RemoveSource(_) => true,
             Write::Service(vip, service) => maps.services.find(vip) == Some(*service),
             Write::RemoveService(vip) => maps.services.find(vip).is_none(),
         })
     }
 
-    /// The writes that make the tables of server ids and source ranges what is expected.
+    /// The writes that change the tables of server ids and source ranges to the expected contents.
     fn differences(&self, expected: &Tables) -> Result<Vec<Write>> {
         let mut present = Tables::default();
         self.maps.read_keyed(&mut present)?;
@@ -475,13 +473,13 @@ impl Datapath {
                 writes.push(Write::Source(*range, *verdict));
             }
         }
-        // What is left is expected by nobody.
+        // The remaining entries are not expected.
         writes.extend(present.quic_servers.into_keys().map(Write::RemoveQuicServer));
         writes.extend(present.sources.into_keys().map(Write::RemoveSource));
         Ok(writes)
     }
 
-    /// What stands in the tables: for adoption.
+    /// The contents of the tables, for adoption.
     pub fn read(&self) -> Result<Tables> {
         self.maps.read(&self.sizes)
     }
@@ -489,10 +487,10 @@ impl Datapath {
     /// Writes to the tables, in the given order.
     ///
     /// # Errors
-    /// At the first write that fails; those before it stand.
+    /// At the first write that fails. The writes before it are not undone.
     pub fn apply(&mut self, writes: &[Write]) -> Result<()> {
         let mut has_waited = false;
-        // Many services at once are one change of their table.
+        // Many services at once are a single change of their table.
         for alike in writes.chunk_by(|one, next| discriminant(one) == discriminant(next)) {
             if matches!(alike, [Write::RemoveSource(_), ..]) && !has_waited {
                 wait_for_packets();
@@ -503,7 +501,7 @@ impl Datapath {
         Ok(())
     }
 
-    /// Writes of one kind.
+    /// Does writes of one kind.
     fn write(&mut self, writes: &[Write]) -> Result<()> {
         let (mut services, mut no_services) = (Vec::new(), Vec::new());
         let (mut replies, mut no_replies) = (Vec::new(), Vec::new());
@@ -534,22 +532,22 @@ impl Datapath {
         Ok(())
     }
 
-    /// The VLAN devices that the datapath knows.
+    /// The VLAN devices in the datapath's table.
     pub fn vlans(&self) -> Result<BTreeMap<u32, (u32, u16)>> {
         self.maps.vlans()
     }
 
-    /// Tells the datapath which devices are VLANs: device index to parent's index and VLAN id.
+    /// Sets the VLAN devices in the datapath's table: device index to parent's index and VLAN id.
     pub fn set_vlans(&mut self, vlans: &BTreeMap<u32, (u32, u16)>) -> Result<()> {
         self.maps.set_vlans(vlans)?;
         self.vlans = Some(vlans.clone());
         Ok(())
     }
 
-    /// Tells the datapath which frames are for this host.
+    /// Sets the MACs whose frames are for this host.
     ///
     /// # Errors
-    /// Where there are more than the table takes; most of them are in it.
+    /// If there are more than fit in the table. Most of them are in it then.
     pub fn set_own_macs(&mut self, own_macs: &BTreeSet<OwnMac>) -> Result<()> {
         let written = self.maps.own_macs.set(own_macs);
         self.own_macs = written.is_ok().then(|| own_macs.clone());
@@ -561,7 +559,7 @@ impl Datapath {
         written
     }
 
-    /// Tells the datapath in whose names it answers as a router.
+    /// Sets the addresses from which the datapath answers as a router.
     pub fn set_router_addresses(
         &mut self,
         addresses: &BTreeMap<RouterInterface, RouterAddresses>,
@@ -579,7 +577,7 @@ impl Datapath {
         Ok(())
     }
 
-    /// Sets whether `full-nat` backends are told that a flow without a record is over: see [`RESETS_UNKNOWN`].
+    /// Sets whether `full-nat` backends get resets for flows without a record: see [`RESETS_UNKNOWN`].
     pub fn set_resets_unknown(&mut self, resets: bool) -> Result<()> {
         let options = self.settings.options & !RESETS_UNKNOWN | if resets { RESETS_UNKNOWN } else { 0 };
         if options != self.settings.options {
@@ -588,35 +586,35 @@ impl Datapath {
         Ok(())
     }
 
-    /// Replaces the addresses of this host, in whose name no packet from a network is taken.
+    /// Replaces the addresses of this host: packets from a network with such a source are dropped.
     pub fn set_own_addresses(&mut self, addresses: &BTreeSet<Address>) -> Result<()> {
         self.maps.set_own_addresses(addresses)
     }
 
-    /// How many flows each backend has of the services whose flows are counted.
+    /// The number of flows of each backend, for services whose flows are counted.
     pub fn counted_flows(&self, tables: &Tables) -> Result<BTreeMap<BackendIndex, i64>> {
         self.maps.flow_counts.read(tables).map(|counts| counts.of_backends())
     }
 
-    /// How many packets had each reason, by its number.
+    /// The number of packets per reason, by its number.
     pub fn reasons(&self) -> Result<Vec<u64>> {
         Reason::ALL.iter().map(|reason| self.maps.reason(*reason)).collect()
     }
 
-    /// The counters of packets, to be read elsewhere.
+    /// A handle for reading the packet counters elsewhere.
     ///
     /// # Errors
-    /// Where the kernel refuses.
+    /// If the kernel refuses.
     pub fn counters(&self) -> Result<Counters> {
         self.maps.counters(self.losses.as_ref())
     }
 
-    /// What a service's former backends counted; 0 for a new service, once that is set.
+    /// The counters of a service's former backends. 0 for a new service, once set.
     pub fn former_traffic(&self, service: ServiceIndex) -> Result<Traffic> {
         self.maps.former_traffic(service.0)
     }
 
-    /// Sets what a service's former backends counted.
+    /// Sets the counters of a service's former backends.
     pub fn set_former_traffic(&mut self, service: ServiceIndex, traffic: Traffic) -> Result<()> {
         self.maps.set_former_traffic(service.0, traffic)
     }
@@ -626,7 +624,7 @@ impl Datapath {
         self.maps.backend_traffic(index.0)
     }
 
-    /// Sets a backend's counters to 0, for a new backend in an old one's place.
+    /// Sets a backend's counters to 0, for a new backend that reuses an index.
     pub fn zero_backend_traffic(&mut self, index: BackendIndex) -> Result<()> {
         self.maps.zero_backend_traffic(index.0)
     }
@@ -634,35 +632,35 @@ impl Datapath {
     /// Forgets what was not forwarded of the services and backends that had these places before.
     ///
     /// # Errors
-    /// Where the kernel refuses.
+    /// If the kernel refuses.
     pub fn forget_refusals(&mut self, services: &[ServiceIndex], backends: &[BackendIndex]) -> Result<()> {
         self.maps.forget_refusals(services, backends)
     }
 
-    /// Who walks over the flow table beside this, and judges its records by what the view shows.
+    /// The keeper that walks over the flow table, and judges its records by the view.
     ///
     /// # Errors
-    /// Where the kernel refuses.
+    /// If the kernel refuses.
     pub fn flow_keeper(&self, view: Arc<TablesView>) -> Result<FlowKeeper> {
         self.maps.flow_keeper(view)
     }
 
-    /// Sets the counts right that `max_flows` goes by: to what was counted, and what has come to them since that began.
+    /// Corrects the counts for `max_flows`: to the census's result, plus the changes since it began.
     pub fn correct_flow_counts(&mut self, counted: &Counted) -> Result<()> {
         self.maps.flow_counts.correct(&counted.before, &counted.census)
     }
 
-    /// Shows every flow record to `visit`, and removes those for which it returns true.
+    /// Passes every flow record to `visit`, and removes those for which it returns true.
     pub fn sweep_flows(&mut self, visit: impl FnMut(&Record) -> bool) {
         self.maps.sweep_flows(&self.settings.hash_keys, visit);
     }
 
-    /// The flow records, to be read elsewhere.
+    /// A handle for reading the flow records elsewhere.
     pub fn flow_records(&self) -> FlowRecords {
         self.maps.flow_records()
     }
 
-    /// The tables, to be read elsewhere: what would become of a packet.
+    /// A handle for reading the tables elsewhere, to find out what would happen to a packet.
     ///
     /// # Errors
     /// If the kernel refuses.
@@ -718,8 +716,8 @@ impl Datapath {
         self.tracing = None;
     }
 
-    /// Passes what the datapath says of each packet on to this process's log, where it was built to say
-    /// anything (`cargo xtask build --log`).
+    /// Forwards the datapath's messages about each packet to this process's log, if it was built with them (`cargo xtask build
+    /// --log`).
     ///
     /// # Errors
     /// Outside of a tokio runtime.
@@ -740,7 +738,7 @@ impl Datapath {
         Ok(())
     }
 
-    /// What the datapath asks of user space; there is one listener.
+    /// The datapath's requests to user space, for a single listener.
     pub fn take_events(&mut self) -> Result<Events> {
         ensure!(std::mem::take(&mut self.has_events), "the datapath's events already have a listener");
         Events::new(self.object.take_map("EVENTS").context("the object has no map EVENTS")?)
@@ -756,7 +754,7 @@ impl Datapath {
         Drops::new(map("DROPS")?, map("DROPS_UNTIL")?)
     }
 
-    /// The way of checks that go to VIPs; there is one who uses it. Nothing of it is pinned: it ends with the daemon.
+    /// The datapath's part in checks through VIPs, for a single user. It is not pinned: it ends with the daemon.
     pub fn take_checks(&mut self) -> Result<Checks> {
         take_checks(&mut self.object)
     }
@@ -768,7 +766,7 @@ fn set_first<T: aya::Pod>(object: &mut Ebpf, name: &str, value: T) -> Result<()>
     Ok(())
 }
 
-/// What stands under a key, where anything does.
+/// The value of a key, if the key exists.
 fn present<T>(found: Result<T, MapError>) -> Result<Option<T>> {
     match found {
         Ok(value) => Ok(Some(value)),
@@ -777,25 +775,25 @@ fn present<T>(found: Result<T, MapError>) -> Result<Option<T>> {
     }
 }
 
-/// The program, verified by the kernel beside the one that another daemon has attached, over that one's tables: nothing of
-/// them is written before [`Datapath::take_over`].
+/// The program, verified by the kernel beside the one that another daemon has attached, on that one's tables: these are not
+/// written before [`Datapath::take_over`].
 pub struct Prepared {
     what: What,
     tables: Tables,
 }
 
 enum What {
-    /// The tables are of this layout.
+    /// The tables have this layout.
     Adopts { object: Ebpf, maps: Box<Maps> },
-    /// They are of another one.
+    /// They have another one.
     Beside(Box<Beside>),
 }
 
 impl Prepared {
-    /// Loads the program with the tables that are pinned.
+    /// Loads the program with the pinned tables.
     ///
     /// # Errors
-    /// As [`Datapath::load`], and where not all tables are pinned.
+    /// Like [`Datapath::load`], and if not all tables are pinned.
     pub fn load(options: &Options) -> Result<Self> {
         let pin_path = options.pin_path.as_deref().context("only pinned tables can be taken over")?;
         if let Some(other) = pins::other(pin_path, former::is_known)? {
@@ -814,11 +812,11 @@ impl Prepared {
         Ok(Self { what: What::Adopts { object, maps: Box::new(maps) }, tables })
     }
 
-    /// Puts flows' records into the table; returns for how many there was no room. `now`: by
+    /// Inserts flows' records. Returns the number of those for which there was no room. `now`: by
     /// [`monotonic_seconds`](super::monotonic_seconds).
     ///
     /// # Errors
-    /// Where the settings cannot be read.
+    /// If the settings cannot be read.
     pub fn put_flows(&self, records: impl Iterator<Item = Record>, now: u32) -> Result<u32> {
         let maps = match &self.what {
             What::Adopts { maps, .. } => maps,
@@ -829,7 +827,7 @@ impl Prepared {
         Ok(lost.count() as u32)
     }
 
-    /// As [`Datapath::take_checks`].
+    /// Like [`Datapath::take_checks`].
     pub fn take_checks(&mut self) -> Result<Checks> {
         take_checks(match &mut self.what {
             What::Adopts { object, .. } => object,
@@ -837,13 +835,13 @@ impl Prepared {
         })
     }
 
-    /// What stood in the tables when it was loaded.
+    /// The contents of the tables when it was loaded.
     pub fn tables(&self) -> &Tables {
         &self.tables
     }
 }
 
-/// What the other daemon changes while it is read looks damaged.
+/// Retries a read: what the other daemon changes meanwhile looks damaged.
 fn patiently<T>(read: impl Fn() -> Result<T>) -> Result<T> {
     (1..READS).find_map(|_| read().ok()).map_or_else(read, Ok)
 }
@@ -854,7 +852,7 @@ fn take_checks(object: &mut Ebpf) -> Result<Checks> {
     Checks::new(program.fd()?.as_fd(), map)
 }
 
-/// The settings without what changes by itself: the daemon's heartbeat, and what packets have found.
+/// The settings without the parts that change by themselves: the daemon's heartbeat, and what packets have found out.
 const fn lasting(settings: Settings) -> Settings {
     Settings { heartbeat: 0, alone: 0, flow_reach: 0, ..settings }
 }
@@ -865,9 +863,9 @@ fn source_key(range: &SourceRange) -> lpm_trie::Key<Plain<SourceKey>> {
     lpm_trie::Key::new(SourceKey::SCOPE_BITS + u32::from(range.bits), Plain(key))
 }
 
-/// Waits until every packet is through that was on its way in the program. The kernel's MEMBARRIER_CMD_GLOBAL
-/// (membarrier(2), 4.3) waits for an RCU grace period, and a program runs inside of one. Where it is refused
-/// (`nohz_full`), a packet takes far less than the time that is waited then.
+/// Waits until every packet that was in the program has left it. The kernel's MEMBARRIER_CMD_GLOBAL (membarrier(2), 4.3) waits
+/// for an RCU grace period, and a program runs within one. If it is refused (`nohz_full`), this sleeps for much longer than a
+/// packet takes.
 fn wait_for_packets() {
     const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
     // SAFETY: the call takes three numbers.

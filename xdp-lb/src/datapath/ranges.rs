@@ -1,4 +1,4 @@
-//! The ranges of ports that VIP addresses have, for packets to a port without a service of its own.
+//! The port ranges of VIP addresses, for packets to a port without a service of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,29 +12,29 @@ use super::addresses::Addresses;
 use super::memory::Words;
 use super::plain::Plain;
 
-/// `PORT_RANGES`, which follows the services whose keys are those of ranges, and `RANGED_ADDRESSES`, which spares
-/// packets to the other addresses the look into it.
+/// `PORT_RANGES`, which follows the services on ranges, and `RANGED_ADDRESSES`, which saves packets to other addresses the lookup
+/// in it.
 pub struct Ranges {
     map: HashMap<MapData, Plain<Endpoint>, Plain<PortRanges>>,
     addresses: Addresses,
-    /// The services, and the last port of each.
+    /// The services, each with its last port.
     services: BTreeMap<Endpoint, Port>,
 }
 
 impl Ranges {
-    /// The tables in these maps, where these services are.
+    /// The tables in these maps, for these services.
     pub fn new(map: Map, addresses: Words, services: &[(Endpoint, Service)]) -> Result<Self> {
         let services: BTreeMap<_, _> = ranges(services).collect();
         let addresses = Addresses::new(addresses, services.keys().map(|vip| (vip.address, VIP)));
         Ok(Self { map: map.try_into()?, addresses, services })
     }
 
-    /// Makes the tables what the services say, whatever an earlier daemon, which may have ended between two writes, or somebody
-    /// else has left; returns whether they were not.
+    /// Restores the tables from the services, whatever else they contain: an earlier daemon may have ended between two writes, or
+    /// others may have changed them. Returns whether they were wrong.
     pub fn restore(&mut self) -> Result<bool> {
         let mut differs = self.addresses.restore();
         let wanted: BTreeSet<_> = self.services.keys().map(all_ports).collect();
-        // First: what is too much may take the room of what is missing.
+        // Surplus entries first: they may take the room of missing ones.
         let present: Result<Vec<_>, _> = self.map.keys().collect();
         for key in present.context("cannot read the VIPs' ranges of ports")? {
             if !wanted.contains(&key.0) {
@@ -53,7 +53,7 @@ impl Ranges {
         Ok(differs)
     }
 
-    /// Adds the ranges of services that are there already.
+    /// Adds the ranges of services that already exist.
     pub fn put(&mut self, services: &[(Endpoint, Service)]) -> Result<()> {
         for (vip, last) in ranges(services) {
             if self.services.insert(vip, last).is_none() {
@@ -64,7 +64,7 @@ impl Ranges {
         Ok(())
     }
 
-    /// Forgets the ranges of services that are still there.
+    /// Removes the ranges of services that still exist.
     pub fn remove(&mut self, vips: &[Endpoint]) -> Result<()> {
         for vip in vips {
             if self.services.remove(vip).is_some() {
@@ -85,7 +85,7 @@ impl Ranges {
     }
 }
 
-/// Those of these services that are on ranges, each with its last port.
+/// The services on ranges, each with its last port.
 fn ranges(services: &[(Endpoint, Service)]) -> impl Iterator<Item = (Endpoint, Port)> {
     services.iter().filter(|(vip, _)| vip.is_range()).map(|(vip, service)| (*vip, service.last_port))
 }
@@ -95,7 +95,7 @@ fn all_ports(vip: &Endpoint) -> Endpoint {
     Endpoint::new(vip.address, Port::new(0), vip.protocol)
 }
 
-/// The ranges that these services, each with its last port, have on the address and protocol of `key`.
+/// The ranges of these services, each with its last port, on the address and protocol of `key`.
 pub fn port_ranges(key: &Endpoint, services: impl Iterator<Item = (Endpoint, Port)>) -> PortRanges {
     let mut ranges: Vec<_> = services
         .filter(|(vip, _)| vip.is_range() && all_ports(vip) == *key)

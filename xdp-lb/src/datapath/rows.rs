@@ -1,4 +1,4 @@
-//! What the rows of [`xdp_lb_common::maps`] say to whoever loads the maps.
+//! The rows of [`xdp_lb_common::maps`], for loading the maps.
 
 use xdp_lb_common::flow_table;
 use xdp_lb_common::tables::version::is_pinned;
@@ -16,12 +16,12 @@ macro_rules! tables {
 
 xdp_lb_common::maps!(tables);
 
-/// The maps that are pinned: what forwarding needs and what must outlive the daemon.
+/// The maps that are pinned: those that forwarding needs, and those that must outlive the daemon.
 pub fn pinned() -> impl Iterator<Item = &'static str> {
     PINNED.iter().filter(|(_, is_pinned)| *is_pinned).map(|(name, _)| *name)
 }
 
-/// The maps that are as large as these limits say, and how many entries each has.
+/// The maps whose size depends on these limits, with their number of entries.
 pub fn sizes(limits: &Limits) -> impl Iterator<Item = (&'static str, u32)> {
     SIZES.iter().map(|(name, size)| (*name, size(limits)))
 }

@@ -1,4 +1,4 @@
-//! What holds for every service, as the datapath's tables want it.
+//! The settings for all services, in the form of the datapath's tables.
 
 use sha2::{Digest, Sha256};
 use xdp_lb_common::hash::KEYS;
@@ -10,18 +10,18 @@ use crate::model::{Config, PortRange, Timeouts};
 /// The part of the configuration that the datapath reads for every packet.
 #[derive(Clone, Debug)]
 pub struct Policy {
-    /// The secret of the flow hash; nothing: the one in the adopted tables, or a new random one.
+    /// The secret of the flow hash. `None`: the one in the adopted tables, or a new random one.
     pub flow_hash_secret: Option<[u8; 32]>,
-    /// The ports that `full-nat` gives to flows.
+    /// The SNAT ports of `full-nat`.
     pub snat_ports: PortRange,
-    /// When flows are over.
+    /// The timeouts of flows.
     pub timeouts: Timeouts,
-    /// Whether backends' packets may come in elsewhere than packets to them leave.
+    /// Whether backends' packets may arrive on another interface than the one by which packets to them leave.
     pub asymmetric_replies: bool,
 }
 
 impl Policy {
-    /// The policy that a config file asks for.
+    /// The policy of a config file.
     pub fn of(config: &Config) -> Self {
         Self {
             flow_hash_secret: config.flow_hash_secret,
@@ -31,9 +31,9 @@ impl Policy {
         }
     }
 
-    /// The settings' record. `present` is the one that stands in the table, where there is one.
+    /// The settings' record. `present`: the one in the table, if there is one.
     pub(super) fn settings(&self, present: Option<&Settings>) -> Settings {
-        // A start that was cut short leaves a table of zeros, which would be no hash at all.
+        // An interrupted start leaves a table of zeros, without keys for the hash.
         let present = present.filter(|present| present.snat_port_count != 0);
         let keys = match (&self.flow_hash_secret, present) {
             (Some(secret), _) => hash_keys(secret),
@@ -61,8 +61,8 @@ fn seconds(duration: std::time::Duration) -> u32 {
     u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
 }
 
-/// The keys of the flow hash, from a secret: each the first 8 bytes (little-endian) of SHA-256 over
-/// the secret and the key's number, so that every node with the secret has the same keys.
+/// The keys of the flow hash from a secret: each is the first 8 bytes (little-endian) of SHA-256 over the secret and the key's
+/// number, so that every node with the secret has the same keys.
 pub fn hash_keys(secret: &[u8; 32]) -> [u64; KEYS] {
     std::array::from_fn(|number| {
         let digest = Sha256::new().chain_update(secret).chain_update([number as u8]).finalize();

@@ -1,4 +1,4 @@
-//! The removal of pins, which detaches the program from every interface.
+//! Removes the pins, which detaches the program from every interface.
 
 use std::fs;
 use std::os::fd::AsFd as _;
@@ -12,10 +12,10 @@ use super::pins::{
 };
 use super::{classifier, link};
 
-/// Removes all of these pins, and so detaches the program from every interface; says what was removed.
+/// Removes all of these pins, which detaches the program from every interface. Returns what was removed.
 ///
 /// # Errors
-/// Where something cannot be removed; what comes before it is.
+/// If something cannot be removed. What precedes it is removed.
 pub fn remove(pins: &Pins) -> Result<Vec<String>> {
     if !pins.is_in_place() {
         return Ok(Vec::new());
@@ -24,16 +24,16 @@ pub fn remove(pins: &Pins) -> Result<Vec<String>> {
     if let Some(former) = pins.former_directory() {
         removed.extend(remove_layout(former)?);
     }
-    // The path itself may be a mount point, or hold what is not ours.
+    // The path itself may be a mount point, or contain other files.
     let _ = pins.directory().parent().map(fs::remove_dir);
     Ok(removed)
 }
 
-/// Removes the pins of any layout under this path that no daemon uses, and so detaches the program from
-/// every interface; says what was removed.
+/// Removes the pins of any layout under this path that no daemon uses, which detaches the program from every interface. Returns
+/// what was removed.
 ///
 /// # Errors
-/// Where a daemon uses them, or something cannot be removed; what comes before it is.
+/// If a daemon uses them, or something cannot be removed. What precedes it is removed.
 pub fn unload(pin_path: &Path) -> Result<Vec<String>> {
     let mut removed = Vec::new();
     if !pin_path.exists() {
@@ -50,7 +50,7 @@ pub fn unload(pin_path: &Path) -> Result<Vec<String>> {
 
 fn remove_layout(layout: &Path) -> Result<Vec<String>> {
     let mut removed = Vec::new();
-    // Links first: no packet meets half a set of tables.
+    // Links first, so that no packet meets an incomplete set of tables.
     let (links, rest): (Vec<_>, Vec<_>) = list(layout)?.into_iter().partition(|path| is_link(path));
     let (filters, maps): (Vec<_>, Vec<_>) =
         rest.into_iter().partition(|path| filter_interface(path).is_some());
@@ -87,9 +87,9 @@ fn remove_layout(layout: &Path) -> Result<Vec<String>> {
     Ok(removed)
 }
 
-/// Detaches a pinned link and removes its pin; one that is gone already is not an error.
+/// Detaches a pinned link and removes its pin. It is not an error if it is gone already.
 fn remove_link(path: &Path) -> Result<()> {
-    // A link that cannot be detached now is once its pin is gone.
+    // A link that cannot be detached now is detached once its pin is gone.
     let _ = link::open(path).and_then(|link| link::detach(link.as_fd()));
     pins::remove(path)
 }

@@ -1,17 +1,17 @@
-//! Handing programs to the kernel's verifier.
+//! Loads programs through the kernel's verifier.
 
 use std::io::ErrorKind;
 
 use aya::programs::ProgramError;
 
-/// How often it is tried: each signal costs the time since the one before.
+/// How often to try: each signal costs the time since the previous one.
 const TRIES: usize = 50;
 
-/// Loads a program with `load`, again where a signal came in between: the verifier gives up then, with EAGAIN
-/// (`signal_pending` in kernel/bpf/verifier.c). A child that ends is enough, as a check's program is.
+/// Loads a program with `load`, again if a signal interrupted the verifier, which then fails with EAGAIN (`signal_pending` in
+/// kernel/bpf/verifier.c). The end of a child is enough, such as a check's program.
 ///
 /// # Errors
-/// Where the kernel does not take it.
+/// If the kernel refuses it.
 pub fn load(load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
     let is_interruption = |error: &ProgramError| match error {
         ProgramError::LoadError { io_error, .. } => io_error.kind() == ErrorKind::WouldBlock,

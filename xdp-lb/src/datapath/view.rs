@@ -1,7 +1,7 @@
-//! What stands in the tables, for whoever judges flow records by it while the owner task goes on.
+//! A view of the tables' contents, for tasks that judge flow records while the owner task goes on.
 //!
-//! Nobody waits: the owner says that it changes the tables, changes them, and shows what stands there then. Whoever judges
-//! asks right before it removes a record whether what it judged by still stands.
+//! Nobody waits: the owner hides the view, changes the tables, and shows their new contents. A task that judges records checks
+//! right before removing one whether the contents by which it judged are still valid.
 
 #![forbid(unsafe_code)]
 
@@ -10,35 +10,35 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::tables::Tables;
 
-/// The tables as they were shown last.
+/// The tables as last shown.
 #[derive(Debug)]
 pub struct TablesView {
-    /// Odd while the tables are changed.
+    /// Odd while the tables are being changed.
     version: AtomicU64,
-    /// Taken for as long as it takes to copy or to replace the pointer.
+    /// Held only while the pointer is copied or replaced.
     tables: Mutex<Arc<Tables>>,
     is_over: AtomicBool,
 }
 
 impl TablesView {
-    /// These tables.
+    /// A view of these tables.
     pub fn new(tables: Arc<Tables>) -> Self {
         Self { version: AtomicU64::new(0), tables: Mutex::new(tables), is_over: AtomicBool::new(false) }
     }
 
-    /// Says that from here on the tables are no longer what was shown. Also where they already were not.
+    /// Hides the view: from here on the tables differ from it. May be repeated.
     pub fn hide(&self) {
         self.version.fetch_or(1, Ordering::SeqCst);
     }
 
-    /// Shows what stands in the tables now.
+    /// Shows the current contents of the tables.
     pub fn show(&self, tables: Arc<Tables>) {
         self.hide();
         *self.tables.lock().unwrap_or_else(PoisonError::into_inner) = tables;
         self.version.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Says that whoever judges by it has to stop.
+    /// Tells tasks that use the view to stop.
     pub fn end(&self) {
         self.is_over.store(true, Ordering::SeqCst);
         self.hide();
@@ -49,7 +49,8 @@ impl TablesView {
         self.is_over.load(Ordering::SeqCst)
     }
 
-    /// What stands in the tables, and a number by which to ask whether it still does; nothing while they are changed.
+    /// The contents of the tables, and a number by which to check whether they are still valid. `None` while the tables are being
+    /// changed.
     pub fn look(&self) -> Option<(u64, Arc<Tables>)> {
         let version = self.version.load(Ordering::SeqCst);
         if version & 1 != 0 {
@@ -59,7 +60,7 @@ impl TablesView {
         self.stands(version).then_some((version, tables))
     }
 
-    /// Whether what was seen with this number still stands in the tables.
+    /// Whether the contents seen with this number are still valid.
     pub fn stands(&self, version: u64) -> bool {
         self.version.load(Ordering::SeqCst) == version
     }

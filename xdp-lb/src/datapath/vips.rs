@@ -1,4 +1,4 @@
-//! The addresses that services have, for packets that name no port.
+//! The addresses of services, for packets without a port.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,10 +9,10 @@ use xdp_lb_common::tables::SolePorts;
 
 use super::plain::Plain;
 
-/// `VIPS`, which has an entry for each address that any service has.
+/// `VIPS`, which has an entry for each address of a service.
 pub struct Vips {
     map: HashMap<MapData, Plain<Address>, Plain<SolePorts>>,
-    /// The services; those of one address stand side by side.
+    /// The services. Those of one address are adjacent.
     services: BTreeSet<Endpoint>,
 }
 
@@ -35,7 +35,7 @@ impl Vips {
         Ok(())
     }
 
-    /// Makes the table what the services say; returns whether it was not.
+    /// Restores the table from the services. Returns whether it was wrong.
     pub fn restore(&mut self) -> Result<bool> {
         let present: Result<BTreeMap<_, _>, _> = self
             .map
@@ -46,7 +46,7 @@ impl Vips {
         let ports = |address: &Address| SolePorts::of(of_address(&self.services, address));
         let wanted: BTreeMap<_, _> =
             self.services.iter().map(|vip| (vip.address, ports(&vip.address))).collect();
-        // First: what is too much may take the room of what is missing.
+        // Surplus entries first: they may take the room of missing ones.
         for address in present.keys().filter(|address| !wanted.contains_key(address)) {
             self.map.remove(&Plain(*address)).context("cannot remove a VIP's address")?;
         }
@@ -56,19 +56,19 @@ impl Vips {
         Ok(wanted != present)
     }
 
-    /// Adds a service's address, before the service is there.
+    /// Adds a service's address, before the service exists.
     pub fn add(&mut self, vip: Endpoint) -> Result<()> {
         self.services.insert(vip);
         self.write(&vip.address)
     }
 
-    /// Removes a service's address, after the service, unless another service has it.
+    /// Removes a service's address after the service, unless another service has it.
     pub fn remove(&mut self, vip: &Endpoint) -> Result<()> {
         self.services.remove(vip);
         self.write(&vip.address)
     }
 
-    /// Writes what the address's services make of its entry.
+    /// Writes the address's entry, from its services.
     fn write(&mut self, address: &Address) -> Result<()> {
         let mut its = of_address(&self.services, address).peekable();
         if its.peek().is_none() {

@@ -1,4 +1,4 @@
-//! A plan in the making: which indices of the tables each wanted service gets.
+//! A plan in progress: the indices of the tables that each wanted service gets.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -16,7 +16,7 @@ use crate::datapath::Sizes;
 use crate::ring::{self, Member};
 use crate::tables::{SourceRange, Tables};
 
-/// A plan in the making.
+/// A plan in progress.
 pub struct Draft<'a> {
     tables: &'a Tables,
     sizes: &'a Sizes,
@@ -25,17 +25,17 @@ pub struct Draft<'a> {
     slots: Room,
     snat: Room,
     lists: HashSet<u32>,
-    /// With the rings whose slots change: new ones, in free room, and those of services that keep theirs.
+    /// With only the rings whose slots change: new ones, in free room, and those of services that keep theirs.
     desired: Tables,
     new_services: Vec<ServiceIndex>,
     new_backends: Vec<BackendIndex>,
     shortened: Vec<Endpoint>,
-    /// Seconds of the datapath's clock; 0: unknown.
+    /// Seconds of the datapath's clock. 0: unknown.
     now: u32,
 }
 
 impl<'a> Draft<'a> {
-    /// The plan that turns the tables into what is wanted, with old and new side by side until the last write.
+    /// The plan that turns the tables into the wanted ones, with old and new side by side until the last write.
     pub(crate) fn plan(
         tables: &'a Tables,
         sizes: &'a Sizes,
@@ -176,8 +176,8 @@ impl<'a> Draft<'a> {
         if is_in_place && self.before.rings.get(&wanted.vip) == Some(input) {
             return Ok(place);
         }
-        // The backends whose flows may be without a record. UDP has no SYN, so packets to a failing backend go to another one at
-        // once, except for recorded flows.
+        // The backends whose flows may be without a record. UDP has no SYN, so packets to a failing backend are sent to another
+        // one at once, except for recorded flows.
         let keeps_flows = |(_, state): &&(Member, BackendState)| match wanted.vip.protocol {
             Protocol::UDP => matches!(state, BackendState::Up | BackendState::Draining),
             _ => *state != BackendState::Down,
@@ -198,8 +198,8 @@ impl<'a> Draft<'a> {
         Ok(place)
     }
 
-    /// The ring's place: the present one if its length stays, else one in free room. It has at least `shortest` slots, the number
-    /// that it inherits from.
+    /// The ring's place: the current one if its length stays, else one in free room. It has at least `shortest` slots, the number
+    /// of slots that it inherits.
     fn ring_place(
         &mut self,
         wanted: &WantedService,
@@ -246,7 +246,7 @@ impl<'a> Draft<'a> {
         Ok((offset, length as u16))
     }
 
-    /// The list with the service's source ranges: the present one if it is the same, else a new one, so that each packet is
+    /// The list with the service's source ranges: the current one if it is the same, else a new one, so that each packet is
     /// compared with one complete list.
     fn source_list(&mut self, present: Option<&Service>, wanted: &Sources) -> u32 {
         if wanted.is_empty() {
@@ -265,7 +265,7 @@ impl<'a> Draft<'a> {
         list
     }
 
-    /// What to do with the backends' packets, and which backends several VIPs share.
+    /// The rules for the backends' packets, and which backends several VIPs share.
     fn replies(&mut self, users: &Users) {
         for (endpoint, own) in users {
             let all: Vec<&User> = own.iter().chain(others(users, endpoint)).collect();
@@ -276,7 +276,7 @@ impl<'a> Draft<'a> {
             if !full_nat && nat().next().is_none() {
                 continue;
             }
-            // Flows from before it was shared have no record: their replies are still sent from the first VIP without one.
+            // Flows from before it was shared have no record, so their replies without one are still sent from the first VIP.
             let present = self.tables.replies.get(endpoint).filter(|reply| reply.stateless != 0);
             // The entry of all ports does not apply to ports with their own entry.
             let speakers = if endpoint.port == ALL_PORTS { own.len() } else { all.len() };
@@ -316,7 +316,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// What to do with packets from the VIPs at which backends are checked.
+    /// The rules for packets from the VIPs through which backends are checked.
     fn answers_to_checks(&mut self, wanted: &[WantedService]) {
         let checked = wanted.iter().filter(|service| !service.backends.is_empty());
         for endpoint in checked.filter_map(|service| service.checked_at) {
@@ -381,7 +381,7 @@ struct User {
     place: BackendIndex,
 }
 
-/// Since when all flows of a backend are recorded, if they are from now on. A new one has no older flows.
+/// The time since which all flows of a backend are recorded, if they are from now on. A new one has no older flows.
 fn recorded_since(present: Option<&Reply>, now: u32) -> u32 {
     match present {
         Some(present) if present.recorded_since == 0 => now,

@@ -1,10 +1,10 @@
-//! The proof of the flow memory: the datapath and the control plane together, against a model that remembers every
-//! flow. Whatever happens in whatever order, a living flow stays on its backend while that is up, drains or fails its checks
-//! (of UDP, while it fails: where the flow has a record, since nothing else tells it from a new one); and where the
-//! backend's flows end, its client is told so, and no packet of it goes to another backend.
+//! Tests the flow memory: the datapath and the control plane together, against a model that remembers every flow. Whatever
+//! happens in whatever order, a live flow stays on its backend while that is up, drains or fails its checks (for UDP, while it
+//! fails, only if the flow has a record, since nothing else distinguishes it from a new one). If the backend's flows end, the
+//! client is told so, and no packet of the flow is sent to another backend.
 //!
-//! The packets go through the datapath's own code, over its host tables; the tables are written by the real planner,
-//! a write at a time with packets in between, and settled by the real settling and census.
+//! Packets are processed by the datapath's own code, on its host tables. The tables are written by the real planner, one write at
+//! a time with packets in between, and settled by the real settling and census.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,7 +34,7 @@ use crate::model::{Limits, Timeouts};
 use crate::tables::{Tables, Write};
 
 const TIMEOUTS: Timeouts = Timeouts { tcp_idle: Duration::from_secs(100), udp_idle: Duration::from_secs(40) };
-/// How long a client waits for an answer to its SYN before it gives up: as long as its record is kept.
+/// How long a client waits for an answer to its SYN: as long as its record is kept.
 const HALF_OPEN: u32 = 30;
 const SIZES: Sizes = Sizes {
     limits: Limits {
@@ -48,9 +48,9 @@ const SIZES: Sizes = Sizes {
     },
     snat_addresses: 16,
 };
-/// How many clients each service has, on a port each.
+/// The number of clients of each service, each on its own port.
 const CLIENTS: u16 = 60;
-/// How many backends each service may have: more than 20 need a ring of four times the length.
+/// The maximum number of backends per service: more than 20 need a ring of four times the length.
 const BACKENDS: u8 = 24;
 /// Seconds between two counts of the flows.
 const CENSUS_EVERY: u32 = 5;
@@ -59,19 +59,18 @@ const CENSUS_EVERY: u32 = 5;
 const SERVICES: [(Protocol, bool); 4] =
     [(Protocol::TCP, false), (Protocol::UDP, false), (Protocol::TCP, true), (Protocol::UDP, true)];
 
-/// What happens next.
+/// The next step.
 #[derive(Clone, Debug)]
 enum Step {
     /// These clients of a service send a packet: the next of their flow, or its first.
     Packets { service: usize, clients: Vec<u16> },
-    /// These clients close their flows: TCP only.
+    /// These clients close their flows. TCP only.
     Close { service: usize, clients: Vec<u16> },
     /// Time passes, with the daemon's ticks in it.
     Wait(u32),
-    /// A backend comes into this state with this weight, is added so, or (`None`) is removed; packets arrive between
-    /// the writes.
+    /// A backend gets this state and weight, is added with them, or (`None`) is removed. Packets arrive between the writes.
     Backend { service: usize, number: u8, becomes: Option<(BackendState, u16)> },
-    /// The daemon ends and another takes over.
+    /// The daemon ends, and another one takes over.
     Restart,
 }
 
@@ -96,7 +95,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A flow as its client knows it.
+/// A flow as known to its client.
 #[derive(Clone, Copy, Debug)]
 struct Flow {
     backend: SocketAddr,
@@ -105,22 +104,22 @@ struct Flow {
     last_packet: u32,
 }
 
-/// What clients' frames are addressed to.
+/// The destination MAC of clients' frames.
 const OWN_MAC: [u8; 6] = [2, 0, 0, 0, 1, 2];
 
-/// Everything, with the model.
+/// The whole system, with the model.
 struct World {
     tables: HostTables,
     planner: Planner,
     settling: Settling,
     wanted: Vec<WantedService>,
-    /// The flows that live, by service and client: those whose backend has kept its flows ever since.
+    /// The live flows, by service and client: those whose backend has always kept its flows.
     flows: BTreeMap<(usize, u16), Flow>,
-    /// The TCP connections whose backend's flows end, and whose clients do not know.
+    /// The TCP connections whose backend's flows end, before their clients know.
     ended: BTreeMap<(usize, u16), Flow>,
-    /// Where each client's last SYN or UDP packet went, and when: one that follows soon may belong to the same flow.
+    /// The target and time of each client's last SYN or UDP packet: one that follows soon may belong to the same flow.
     last_first: BTreeMap<(usize, u16), (SocketAddr, u32)>,
-    /// What was wanted before the change that is being written.
+    /// The wanted services before the change that is being written.
     before: Vec<WantedService>,
     begin: Instant,
     next_client: u16,
@@ -145,7 +144,7 @@ fn wanted_backend(service: usize, number: u8, state: BackendState, weight: u16) 
     WantedBackend {
         address: backend_address(service, number),
         weight,
-        // Odd ones are on their way into the ring.
+        // Odd ones are in slow start.
         portion: if weight % 2 == 1 { (weight % 10) as u8 * 10 } else { 100 },
         state,
         server_id: None,
@@ -204,7 +203,7 @@ impl World {
         let tables = &mut self.tables;
         match write {
             Write::Backend(index, backend) => tables.backends[index.0 as usize] = *backend,
-            // No service here asks for these.
+            // No service here needs these.
             Write::SnatAddress(..) | Write::Source(..) | Write::RemoveSource(..) => {}
             Write::QuicServer(..) | Write::RemoveQuicServer(..) => {}
             Write::Slots(first, slots) => {
@@ -217,7 +216,7 @@ impl World {
         }
     }
 
-    /// Brings the tables to what is wanted, with a packet of some client between any two writes.
+    /// Changes the tables to the wanted ones, with a packet of some client between any two writes.
     fn change(&mut self) -> TestCaseResult {
         for wanted in &mut self.wanted {
             wanted.ring_len = ring_len(&wanted.backends);
@@ -252,7 +251,7 @@ impl World {
         self.planner.record(writes);
     }
 
-    /// What the owner task does each second, and each few seconds.
+    /// The owner task's work each second, and each few seconds.
     fn tick(&mut self) -> TestCaseResult {
         self.tables.now += 1;
         if self.tables.now.is_multiple_of(CENSUS_EVERY) {
@@ -270,7 +269,7 @@ impl World {
         if self.planner.can_shrink() { self.change() } else { Ok(()) }
     }
 
-    /// A settled slot's flows need no record, however long they live.
+    /// Checks that a settled slot's flows have no record, however long they live.
     fn forgets_what_settled_slots_say(&self) {
         for record in walk::records(&self.tables.flows) {
             let key = record.key();
@@ -282,8 +281,8 @@ impl World {
         }
     }
 
-    /// Where a packet of this client goes; `None`: it is dropped for want of a backend, or the client is told that its flow
-    /// has ended.
+    /// The target of a packet of this client. `None`: it is dropped because there is no backend, or the client is told that its
+    /// flow has ended.
     fn send(
         &mut self,
         service: usize,
@@ -311,7 +310,7 @@ impl World {
                 let port = u16::from_be_bytes([bytes[36], bytes[37]]);
                 Ok(Some(SocketAddr::from(([bytes[30], bytes[31], bytes[32], bytes[33]], port))))
             }
-            // Whose flow has ended is told so, as far as the rate of answers allows.
+            // A client whose flow has ended is told so, as far as the rate limit of answers allows.
             Verdict::Drop(Reason::NoBackend | Reason::BackendUnusable | Reason::FlowEnded)
             | Verdict::Transmit => Ok(None),
             Verdict::Pass(Reason::NoService) if !self.tables.services.contains_key(&vip(service)) => Ok(None),
@@ -319,7 +318,7 @@ impl World {
         }
     }
 
-    /// Whether the client's flow still lives by its clock.
+    /// Whether the client's flow is still alive by its clock.
     fn lives(&self, service: usize, flow: &Flow) -> bool {
         let patience = match (SERVICES[service].0, flow.is_established) {
             (Protocol::UDP, _) => TIMEOUTS.udp_idle.as_secs() as u32,
@@ -329,7 +328,7 @@ impl World {
         self.tables.now - flow.last_packet <= patience
     }
 
-    /// A client sends its flow's next packet, or the first of a new one.
+    /// A client sends its flow's next packet, or a new flow's first one.
     fn packet(&mut self, service: usize, client: u16) -> TestCaseResult {
         let now = self.tables.now;
         let flow = self.flows.get(&(service, client)).copied().filter(|flow| self.lives(service, flow));
@@ -353,7 +352,7 @@ impl World {
             && self.lives(service, &flow)
         {
             let went = self.send(service, client, "A")?;
-            // It may be on its way before the tables say so.
+            // The change may not have been written to the tables yet.
             prop_assert!(
                 went.is_none() || self.before != self.wanted && went == Some(flow.backend),
                 "client {} of service {} goes on at {:?}, its flow has ended at {}",
@@ -371,7 +370,7 @@ impl World {
     fn begin(&mut self, service: usize, client: u16) -> TestCaseResult {
         let now = self.tables.now;
         let is_udp = SERVICES[service].0 == Protocol::UDP;
-        // Its SYN follows the record of a connection that its backend has not closed.
+        // Its SYN matches the record of a connection that its backend has not closed.
         let is_open = |record: &Record| !is_udp && record.life().progress() & ESTABLISHED != 0;
         let open_at = self.record(service, client).filter(is_open).map(|record| record.destination());
         let Some(backend) = self.send(service, client, "S")? else { return Ok(()) };
@@ -381,7 +380,7 @@ impl World {
             backends.iter().find(|wanted| wanted.address == backend).map(|wanted| wanted.state)
         };
         let (before, now_wanted) = (state(&self.before), state(&self.wanted));
-        // Of a UDP packet nobody can tell whether it begins a flow, unless all are recorded.
+        // Whether a UDP packet begins a flow is not known, unless all flows are recorded.
         let may_begin = |state: &Option<BackendState>| match state {
             Some(BackendState::Up) => true,
             Some(BackendState::Draining) => is_udp && !SERVICES[service].1,
@@ -434,7 +433,7 @@ impl World {
             Step::Packets { service, clients } => {
                 clients.iter().try_for_each(|client| self.packet(*service, *client))?;
             }
-            // A UDP flow has no end but silence.
+            // A UDP flow only ends by silence.
             Step::Close { service, clients } if SERVICES[*service].0 == Protocol::TCP => {
                 for client in clients {
                     if let Some(flow) = self.flows.remove(&(*service, *client))
@@ -475,14 +474,14 @@ impl World {
             Step::Restart => {
                 self.planner = Planner::new(self.planner.tables().clone(), SIZES);
                 self.settling = Settling::new(self.planner.tables(), self.now());
-                // A daemon that starts plans at once: only then it knows which rings are to be shorter.
+                // A daemon that starts plans at once: only then does it know which rings should be shorter.
                 self.change()?;
             }
         }
         Ok(())
     }
 
-    /// After all flows have ended, nothing is remembered of any.
+    /// Checks that no flow is remembered after all have ended.
     fn comes_to_rest(&mut self) -> TestCaseResult {
         for _ in 0..TIMEOUTS.tcp_idle.as_secs() + 300 {
             self.tick()?;
@@ -500,7 +499,7 @@ impl World {
         let tracked = self.planner.tables().rings.values().flatten().filter(|slot| slot.is_tracked()).count();
         prop_assert_eq!(tracked, 0, "slots that never settle");
         prop_assert_eq!(walk::records(&self.tables.flows).count(), 0, "records of nobody");
-        // In a steady ring no flow memory is read or written.
+        // In a steady ring, the flow memory is neither read nor written.
         for service in (0..SERVICES.len()).filter(|service| !SERVICES[*service].1) {
             for client in 0..CLIENTS {
                 self.packet(service, client)?;

@@ -1,4 +1,4 @@
-//! The wanted contents of the tables, and the ordered writes that get them there.
+//! The wanted contents of the tables, and the ordered writes that lead to them.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! What a plan consists of: the index of each service and backend, and the writes.
+//! The parts of a plan: the index of each service and backend, and the writes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use super::room::Indices;
 use crate::ring::Member;
 use crate::tables::{Tables, Write};
 
-/// There is not enough room for what is wanted.
+/// There is not enough room for the wanted tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Full {
     /// A table whose size is a key of the config file's `[limits]`.
@@ -29,7 +29,7 @@ pub enum Full {
     SnatAddresses(u32),
 }
 
-/// The writes from the present tables to the wanted ones, and what to remember.
+/// The writes from the current tables to the wanted ones, and what to remember.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Apply them in this order. After each of them, every packet finds valid tables.
@@ -43,7 +43,7 @@ pub struct Plan {
     pub(crate) places: Places,
 }
 
-/// What the tables themselves do not contain.
+/// State that the tables themselves do not contain.
 #[derive(Clone, Debug)]
 pub(crate) struct Places {
     pub(crate) services: Indices,
@@ -53,10 +53,10 @@ pub(crate) struct Places {
     pub(crate) shrinking: BTreeMap<Endpoint, u32>,
 }
 
-/// What a ring was made of: if it is unchanged, so is the ring.
+/// The inputs of a ring: if they are unchanged, so is the ring.
 pub(crate) type RingInput = Vec<(Member, BackendState)>;
 
-/// A backend keeps its index for as long as its service has a backend of this address and port.
+/// A backend's identity. It keeps its index as long as its service has a backend with this address and port.
 pub type Identity = (ServiceIndex, Address, Port);
 
 /// A backend's identity in a service.

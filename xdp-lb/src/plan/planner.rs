@@ -1,4 +1,4 @@
-//! The writes that turn the present tables into the wanted ones. Pure.
+//! The writes that turn the current tables into the wanted ones. Pure.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::model::Limits;
 use crate::ring::{self};
 use crate::tables::{Tables, Write};
 
-/// The present tables, and their free indices.
+/// The current tables, and their free indices.
 #[derive(Clone, Debug)]
 pub struct Planner {
     pub(crate) tables: Arc<Tables>,
@@ -40,21 +40,21 @@ impl Planner {
         Self { tables: Arc::new(tables), sizes, places }
     }
 
-    /// The present tables.
+    /// The current tables.
     pub fn tables(&self) -> &Tables {
         &self.tables
     }
 
-    /// The present tables, shared with readers while they change.
+    /// The current tables, shared with readers while they change.
     pub fn shared_tables(&self) -> Arc<Tables> {
         Arc::clone(&self.tables)
     }
 
-    /// The writes that turn the tables into what is wanted. Nothing changes until [`Planner::commit`]. `now`: seconds of the
+    /// The writes that turn the tables into the wanted ones. Nothing changes until [`Planner::commit`]. `now`: seconds of the
     /// datapath's clock; 0: unknown.
     pub fn plan(&self, wanted: &[WantedService], now: u32) -> Result<Plan, Full> {
         self.draft(wanted, now).or_else(|_| {
-            // Old and new do not fit side by side: what is no longer wanted makes room first.
+            // Old and new do not fit side by side: removing unwanted entries first makes room.
             let removal = self.draft(&self.kept(wanted), now)?;
             let mut smaller = self.clone();
             smaller.commit(&removal);
@@ -95,7 +95,7 @@ impl Planner {
         }
     }
 
-    /// The part of what is wanted that is in the tables already.
+    /// The wanted services that are in the tables already.
     fn kept(&self, wanted: &[WantedService]) -> Vec<WantedService> {
         let identities = identities(&self.tables);
         wanted

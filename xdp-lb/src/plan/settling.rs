@@ -1,4 +1,4 @@
-//! When moving slots settle.
+//! Decides when moving slots settle.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -11,12 +11,12 @@ use crate::model::Timeouts;
 use crate::ring;
 use crate::tables::{Tables, Write};
 
-/// How many counts in a row must find no such flow in a slot before it settles. One count may miss a record, because the table
-/// changes meanwhile.
+/// The number of counts in a row that must find no such flow in a slot before it settles. A single count may miss a record,
+/// because the table changes meanwhile.
 const CLEAN_COUNTS: u8 = 2;
 
-/// How much longer a slot is moving than a flow may be idle. A count may remove the record of a flow whose slot was settled when it
-/// looked, and would not notice a packet that came in between.
+/// How much longer than a flow's idle timeout a slot stays moving. A count may remove the record of a flow whose slot was settled
+/// when it looked, and would miss a packet that arrived in between.
 const SLACK: Duration = Duration::from_millis(500);
 
 /// A remaining time is never reported as zero.
@@ -25,11 +25,11 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 /// The slots that are not settled.
 ///
 /// They settle in two steps. Once a slot has been moving for longer than a flow may be idle, each of its live flows has a record:
-/// flows without one are new, and the prior owner is dropped. Once no record names another backend than the slot does, it is
-/// settled, and its records are dropped.
+/// flows without one are new, and the prior owner is dropped. Once all records have the slot's owner as their backend, it is
+/// settled, and its records are removed.
 #[derive(Clone, Debug, Default)]
 pub struct Settling {
-    /// Slots of which a live flow may have no record, and since when each flow that sends a packet gets one.
+    /// Slots of which a live flow may have no record, with the time since which each flow that sends a packet gets one.
     moving: BTreeMap<SlotIndex, Instant>,
     /// Slots whose live flows all have a record.
     recorded: BTreeMap<SlotIndex, Recorded>,
@@ -39,16 +39,16 @@ pub struct Settling {
     added_since: Option<Instant>,
     /// The timeouts for which it was computed.
     timeouts: Option<Timeouts>,
-    /// The services that record all of their flows, and since when; `None` from their first flow on.
+    /// The services that record all of their flows, with the time since which they do. `None` from their first flow on.
     recording: BTreeMap<Endpoint, Option<Instant>>,
 }
 
 /// A slot whose live flows all have a record.
 #[derive(Clone, Copy, Debug)]
 struct Recorded {
-    /// Since when it has been in this state: a count that started before says nothing about it.
+    /// The start of this state. A count that started earlier does not apply.
     since: Instant,
-    /// How many counts in a row have found no such flow.
+    /// The number of counts in a row that have found no such flow.
     clean: u8,
 }
 
@@ -57,7 +57,7 @@ struct Recorded {
 pub struct Progress {
     /// Slots of which a flow may have no record yet.
     pub moving: u32,
-    /// Slots that still carry flows of another backend than their owner.
+    /// Slots that still have flows of a backend other than their owner.
     pub recorded: u32,
     /// When the last moving slot becomes a recorded one.
     pub until: Option<Instant>,
@@ -69,7 +69,7 @@ impl Settling {
         Self::default().again(tables, now)
     }
 
-    /// The same, with the known times since when services have recorded all of their flows.
+    /// The same, keeping the known times since which services record all of their flows.
     pub fn again(&self, tables: &Tables, now: Instant) -> Self {
         let mut settling = Self { recording: self.recording.clone(), ..Self::default() };
         for (offset, ring) in &tables.rings {
@@ -79,7 +79,7 @@ impl Settling {
         settling
     }
 
-    /// Updates which services record all of their flows, by the tables. Those that are `new` have no older flows.
+    /// Updates which services record all of their flows, by the tables. Services that are `new` have no older flows.
     pub fn note_recording(&mut self, tables: &Tables, new: &[ServiceIndex], now: Instant) {
         let since = |vip, service: &Service| {
             let is_from_the_first = service.mode == Mode::FullNat || new.contains(&service.index);
@@ -89,8 +89,8 @@ impl Settling {
         self.recording = services.map(|(vip, service)| (*vip, since(vip, service))).collect();
     }
 
-    /// The time until every live flow of a service has a record, if it keeps recording them; zero: they all have. An older flow
-    /// without a packet lives for its idle timeout, and has none.
+    /// The time until every live flow of a service has a record, if it keeps recording them. Zero: they all have one. An older
+    /// flow without a packet lives for its idle timeout, and has none.
     pub fn all_recorded_in(&self, vip: &Endpoint, timeouts: &Timeouts, now: Instant) -> Duration {
         let idle = idle(vip.protocol, timeouts);
         let elapsed = match self.recording.get(vip) {
@@ -105,7 +105,7 @@ impl Settling {
     pub fn note(&mut self, writes: &[Write], before: &Tables, now: Instant) {
         for write in writes {
             if let Write::Slots(at, slots) = write {
-                // A flow without a record is older than the slot's first move, however often it has moved since.
+                // A flow without a record is older than the slot's first move, no matter how often it has moved since.
                 self.note_slots(*at, slots, |at| before.slot(at).is_some_and(is_moving), now);
             }
         }
@@ -116,7 +116,7 @@ impl Settling {
         self.moving.is_empty() && self.recorded.is_empty()
     }
 
-    /// Whether [`due`](Self::due) may find something.
+    /// Whether [`due`](Self::due) may return writes.
     pub fn may_be_due(&self, timeouts: &Timeouts, now: Instant) -> bool {
         let shortest = timeouts.tcp_idle.min(timeouts.udp_idle);
         let is_over = |since: Instant| now.duration_since(since) > shortest;
@@ -146,15 +146,15 @@ impl Settling {
                 }
             }
         }
-        // Some rings may be gone.
+        // Some rings may no longer exist.
         self.moving = present;
         (self.due_from, self.added_since, self.timeouts) = (due_from, None, Some(*timeouts));
         writes
     }
 
-    /// The writes that settle the slots in which no record names another backend. `others`: the slots in which a count of the flows,
-    /// which `began` at this time, found one. Slots of rings that are `shrinking` (to this length) may have to stay recorded until
-    /// then.
+    /// The writes that settle the slots in which all records have the slot's owner. `others`: the slots in which a count of the
+    /// flows, which `began` at this time, found a different one. Slots of rings that are `shrinking` (to this length) may have to
+    /// stay recorded until then.
     pub fn settled(
         &mut self,
         tables: &Tables,
@@ -199,8 +199,8 @@ impl Settling {
         progress
     }
 
-    /// When all flows of a backend from before its slots moved have a record, for each backend that may have such flows. A service
-    /// that records all of its flows has none once it has done so for longer than a flow may be idle.
+    /// For each backend that may have such flows: when all of its flows from before its slots moved have a record. A service that
+    /// records all of its flows has no such flows once it has done so for longer than a flow may be idle.
     pub fn known_at(
         &self,
         vip: &Endpoint,
@@ -301,7 +301,7 @@ mod tests {
 
     const TIMEOUTS: Timeouts =
         Timeouts { tcp_idle: Duration::from_secs(900), udp_idle: Duration::from_secs(60) };
-    /// The one that moves.
+    /// The moving slot.
     const MOVING: SlotIndex = SlotIndex(11);
 
     fn carry_out(settling: &mut Settling, tables: &mut Tables, writes: &[Write], now: Instant) {
@@ -363,7 +363,7 @@ mod tests {
         assert_eq!(settled(&mut settling, &tables, &nothing, 1), []);
         assert_eq!(settled(&mut settling, &tables, &something, 2), [], "the first one missed it");
         assert_eq!(settled(&mut settling, &tables, &nothing, 3), []);
-        // Another owner: what was counted before says nothing.
+        // Another owner: earlier counts do not apply.
         let writes = [Write::Slots(MOVING, vec![Slot::recorded(A)])];
         carry_out(&mut settling, &mut tables, &writes, now + Duration::from_secs(4));
         assert_eq!(settled(&mut settling, &tables, &nothing, 4), [], "it had begun before");

@@ -11,9 +11,9 @@ use crate::net::NextHop;
 /// A wanted service.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct WantedService {
-    /// What clients connect to, and the key of its record.
+    /// The endpoint to which clients connect, and the key of its record.
     pub vip: Endpoint,
-    /// If the key is that of a range: the last port; else the port.
+    /// If the key is that of a port range, the last port; else the port.
     pub last_port: Port,
     /// How packets reach the backends.
     pub mode: Mode,
@@ -23,21 +23,23 @@ pub struct WantedService {
     pub only_recorded: bool,
     /// Whether new flows are answered while no backend takes any.
     pub rejects: bool,
-    /// The source addresses that backends see, or the outer ones of encapsulated packets; empty: this host's address towards each.
+    /// The source addresses that backends see, or the outer ones of encapsulated packets. Empty: this host's address towards
+    /// each.
     pub snat_addresses: Vec<Address>,
-    /// How many leading bits of the source address choose the slot, of the 128 bits in the tables; 0: the whole 5-tuple does.
+    /// The number of leading bits of the source address, of the 128 bits in the tables, that select the slot; 0: the whole
+    /// 5-tuple does.
     pub affinity_bits: u8,
     /// QUIC: the config ID and the length of the server IDs, if connection IDs are used.
     pub quic: Option<(u8, u8)>,
-    /// The allowed and denied ranges of clients; empty: all are allowed.
+    /// The allowed and denied ranges of clients. Empty: all are allowed.
     pub sources: Sources,
     /// Maximum number of new flows per second from one client; 0: unlimited.
     pub new_flow_rate: u32,
-    /// How many of them may come in one burst.
+    /// The maximum number of them in one burst.
     pub new_flow_burst: u32,
     /// Maximum number of concurrent flows; 0: unlimited.
     pub max_flows: u32,
-    /// If its backends are checked at the VIP: the address and port that answer.
+    /// If its backends are checked through the VIP: the address and port that answer.
     pub checked_at: Option<Endpoint>,
     /// The length of its ring: [`crate::ring::length`] of the configured weights.
     pub ring_len: u32,
@@ -139,7 +141,7 @@ impl Path {
     }
 }
 
-/// The prefix length of the link that the backend is on; behind a router, almost that of the backend alone.
+/// The prefix length of the backend's link. Behind a router, almost only the backend itself.
 fn neighbours(hop: &NextHop) -> u8 {
     let before = if hop.source.is_ipv4() { 96 } else { 0 };
     hop.on_link_bits.map_or(127, |bits| (before + bits).clamp(1, 127))

@@ -8,9 +8,9 @@ use xdp_lb_common::tables::{Backend, Reply, SHARED, SlotIndex};
 
 use crate::tables::{Tables, Write};
 
-/// The fewest writes that turn `tables` into `desired`, in a safe order. What a slot, a reply or a service refers to exists for as
-/// long as it is referred to, and no slot sends flows to a backend that does not take them. `desired` has only the rings whose
-/// slots change.
+/// The minimal writes that turn `tables` into `desired`, in a safe order. Anything to which a slot, a reply or a service refers
+/// exists as long as the reference, and no slot sends flows to a backend that does not take them. `desired` only has the rings
+/// whose slots change.
 pub fn writes(tables: &Tables, desired: &Tables) -> Vec<Write> {
     let mut writes = Vec::new();
     let mut late = Vec::new();
@@ -91,14 +91,14 @@ fn changed<'a, K: Ord, V: PartialEq>(
     after.iter().filter(|(key, value)| before.get(key) != Some(value))
 }
 
-/// A backend's record while slots and replies may still be the old ones: a backend that will take fewer flows keeps its state until
-/// no slot refers to it, and one that is no longer shared still records flows.
+/// A backend's record while slots and replies may still be the old ones: a backend that will take fewer flows keeps its state
+/// until no slot refers to it, and one that is no longer shared still records flows.
 fn first_backend(before: &Backend, after: &Backend) -> Backend {
     let base = if before.state.rank() < after.state.rank() { before } else { after };
     Backend { neighbours: base.neighbours | (before.neighbours | after.neighbours) & SHARED, ..*base }
 }
 
-/// What to do with a backend's packets while services may still be the old ones: both.
+/// The rule for a backend's packets while services may still be the old ones: both.
 fn first_reply(before: &Reply, after: &Reply) -> Reply {
     let base = if before.stateless > after.stateless { before } else { after };
     let recorded_since = before.recorded_since.min(after.recorded_since);

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use crate::health::{AgentAdmin, AgentOperation, AgentReply};
 use crate::model::state::BackendState;
 
-/// What a backend's agent has reported so far. What it has never mentioned is as if all were well.
+/// What a backend's agent has reported so far. Whatever it has never mentioned counts as fine.
 #[derive(Clone, Debug)]
 pub struct AgentState {
-    /// Whether the backend is to take flows.
+    /// Whether the backend should take flows.
     pub admin: AgentAdmin,
     /// Whether the backend works.
     pub operation: AgentOperation,
@@ -16,11 +16,11 @@ pub struct AgentState {
     pub percent: u16,
     /// The description in its last line.
     pub note: Option<String>,
-    /// Why the last query failed, as text. The last reply stays in effect.
+    /// Why the last query failed, in words. The last reply stays in effect.
     pub trouble: Option<String>,
-    /// When its reply last changed; `None`: the first query is pending.
+    /// When its reply last changed. `None`: the first query is pending.
     pub since: Option<Instant>,
-    /// The backend's state until the first query ends; `None`: as without an agent.
+    /// The backend's state until the first query ends. `None`: as without an agent.
     meanwhile: Option<BackendState>,
     /// Why the backend gets no new flows, if it gets none.
     refusal: Option<Refusal>,
@@ -31,9 +31,9 @@ pub struct AgentState {
 pub struct Refusal {
     /// The backend's state.
     pub state: BackendState,
-    /// Why, as text.
+    /// Why, in words.
     pub reason: String,
-    /// When its agent took it out; `None`: the first query is pending.
+    /// When its agent took it out. `None`: the first query is pending.
     began: Option<Instant>,
 }
 
@@ -71,7 +71,7 @@ impl AgentState {
     }
 
     /// Updates the refusal. A backend that its agent took out returns after `hold` at the earliest, however often the reply
-    /// changes; returns when that is, if time alone brings it back.
+    /// changes. Returns when that is, if time alone brings it back.
     pub fn advance(&mut self, hold: Duration, now: Instant) -> Option<Instant> {
         let began = self.refusal.as_ref().and_then(|refusal| refusal.began);
         if let Some((state, words)) = self.refuses() {
@@ -155,7 +155,7 @@ mod tests {
             Self { agent: AgentState::new(meanwhile), begin: Instant::now() }
         }
 
-        /// What the backend does at this second, where its agent says this.
+        /// The backend's state at this second, if its agent sends this.
         fn at(&mut self, second: u64, said: AgentReply) -> Option<(BackendState, String)> {
             let now = self.begin + Duration::from_secs(second);
             self.agent.record(Ok(said), now);

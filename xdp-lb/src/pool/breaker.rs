@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::evidence::{Evidence, Failures};
 use crate::model::CircuitBreaker;
 
-/// How many flows on trial are enough to tell that a backend still fails.
+/// The number of flows on trial that suffices to tell that a backend still fails.
 const FLOWS_ON_TRIAL: u64 = 5;
 
 /// A backend's circuit breaker.
@@ -33,7 +33,7 @@ pub enum Circuit {
         until: Instant,
         /// How long it stays open.
         span: Duration,
-        /// Why, as text.
+        /// Why, in words.
         why: String,
     },
     /// The backend is on trial with a few flows.
@@ -43,10 +43,10 @@ pub enum Circuit {
     },
 }
 
-/// What changes a breaker besides the datapath's counters.
+/// Inputs of a breaker besides the datapath's counters.
 #[derive(Clone, Copy, Debug)]
 pub struct Inputs {
-    /// Whether the health check says that the backend is down.
+    /// Whether the backend is down by its health check.
     pub is_down: bool,
     /// The time.
     pub now: Instant,
@@ -60,7 +60,7 @@ impl Breaker {
         &self.state
     }
 
-    /// How often it has opened.
+    /// The number of times it has opened.
     pub fn opened(&self) -> u64 {
         self.opened
     }
@@ -102,7 +102,7 @@ impl Breaker {
         self.evidence.failures().filter(|failures| failures.flows >= least && failures.percent() >= percent)
     }
 
-    /// Opens it, each time in a row for twice as long as before, up to `max_open`, and up to a fifth less at random: so backends
+    /// Opens it: each time in a row twice as long as before, up to `max_open`, and at random up to a fifth less, so that backends
     /// that failed together do not return together.
     pub fn open(&mut self, policy: &CircuitBreaker, why: String, Inputs { now, chance, .. }: Inputs) {
         if self.closed.is_some_and(|closed| now.duration_since(closed) >= policy.max_open) {
@@ -166,7 +166,7 @@ mod tests {
             }
         }
 
-        /// Records more flows at this second; returns whether they open it.
+        /// Records more flows at this second. Returns whether they open it.
         fn record(&mut self, second: u64, more: [u64; 3]) -> Option<Failures> {
             self.counted = std::array::from_fn(|at| self.counted[at] + more[at]);
             let [began, accepted, resets] = self.counted;
@@ -236,7 +236,7 @@ mod tests {
         for second in 0..3 {
             assert_eq!(bench.record(second, [30, 30, 0]), None);
         }
-        // A hundred of a hundred and sixty.
+        // A hundred out of a hundred and sixty.
         assert_eq!(bench.record(3, [100, 0, 100]).map(|failures| failures.percent() >= 50), Some(true));
         let mut bench = Bench::new();
         assert_eq!(bench.record(0, [0, 0, 0]), None);

@@ -1,21 +1,21 @@
-//! How checks ended, and how long the successful ones took. Pure.
+//! Results of checks, and the durations of successful ones. Pure.
 
 use std::time::Duration;
 
-/// Up to how many seconds a check counts in each of the first places; the last place has those that took longer.
+/// The longest duration, in seconds, of each bucket but the last, which counts longer checks.
 pub const BOUNDS: [f64; 11] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0];
 
-/// How many checks of a service took how long.
+/// The durations of a service's checks.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Durations {
-    /// How many, by [`BOUNDS`]; each check in one place.
+    /// The number of checks per bucket of [`BOUNDS`], each in one bucket.
     pub counts: [u64; BOUNDS.len() + 1],
-    /// All together, in seconds.
+    /// Their sum, in seconds.
     pub seconds: f64,
 }
 
 impl Durations {
-    /// Takes in how long a check took.
+    /// Adds the duration of a check.
     pub(super) fn take(&mut self, took: Duration) {
         let seconds = took.as_secs_f64();
         let place = BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(BOUNDS.len());
@@ -24,10 +24,10 @@ impl Durations {
     }
 }
 
-/// How the checks of a backend ended.
+/// The results of a backend's checks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ends {
-    /// The backend answered as it should.
+    /// The backend answered as expected.
     pub passed: u64,
     /// It did not.
     pub failed: u64,

@@ -1,16 +1,16 @@
-//! The interfaces that the program is attached to.
+//! The interfaces to which the program is attached.
 
 use std::collections::BTreeSet;
 
 use crate::model::Mode;
 use crate::net::NextHop;
 
-/// The interfaces that the program is attached to.
+/// The interfaces to which the program is attached.
 #[derive(Clone, Debug, Default)]
 pub struct Covered {
-    /// Those of the config file, by name.
+    /// Those in the config file, by name.
     pub names: BTreeSet<String>,
-    /// Those that it is attached to, by index.
+    /// Those to which it is attached, by index.
     pub indices: BTreeSet<u32>,
 }
 

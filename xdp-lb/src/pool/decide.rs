@@ -1,4 +1,4 @@
-//! The state of each backend, by what the operator wants, its health, its next hop and the other backends.
+//! Decides the state of each backend, from the operator's settings, its health, its next hop and the other backends.
 
 use std::time::{Duration, Instant};
 
@@ -19,18 +19,18 @@ pub type Chance<'a> = &'a mut dyn FnMut() -> f64;
 /// A backend's change of state.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Transition {
-    /// Which backend.
+    /// The backend.
     pub id: TargetId,
     /// Its state before; `None` if it is new.
     pub before: Option<BackendState>,
-    /// For how long it was in that state.
+    /// How long it was in that state.
     pub lasted: Option<Duration>,
     /// Its state now, and why.
     pub now: Condition,
 }
 
 impl Pool {
-    /// Decides every backend's state; returns the changes.
+    /// Decides every backend's state. Returns the changes.
     pub fn decide(&mut self, now: Instant, chance: Chance<'_>) -> Vec<Transition> {
         let mut transitions = Vec::new();
         self.panics.clear();
@@ -128,7 +128,7 @@ impl Pool {
         }
     }
 
-    /// Opens the breakers of backends whose flows fail, if enough others are left; returns whether any was opened.
+    /// Opens the breakers of backends whose flows fail, if enough others are left. Returns whether any was opened.
     fn eject(
         &mut self,
         service: &EffectiveService,
@@ -197,7 +197,7 @@ impl Pool {
         (selection, conditions)
     }
 
-    /// A service's backends as candidates, given their own states.
+    /// A service's backends as candidates, by their own states.
     fn candidates(&self, service: &EffectiveService, conditions: &[Condition]) -> Vec<Candidate> {
         let candidate = |(backend, alone): (&EffectiveBackend, &Condition)| {
             let known = self.known.get(&target_id(service, backend));
@@ -211,7 +211,7 @@ impl Pool {
     }
 }
 
-/// A backend's own state. What keeps packets from it comes first.
+/// A backend's own state. Causes that keep all packets from it have precedence.
 fn condition(
     service: &EffectiveService,
     backend: &EffectiveBackend,
@@ -263,7 +263,7 @@ fn condition(
     Condition { state, reason }
 }
 
-/// Why a backend that works takes no new flows, if it drains.
+/// Why a working backend takes no new flows, if it drains.
 fn drains(service: &EffectiveService, backend: &EffectiveBackend) -> Option<&'static str> {
     match (service.admin, backend.admin) {
         _ if backend.is_leaving => Some(leaves(service, backend)),
@@ -296,7 +296,7 @@ fn eligibility(alone: BackendState) -> Eligibility {
     }
 }
 
-/// Adjusts a backend's state to those of the others.
+/// Adjusts a backend's state to the others' states.
 fn choose(service: &EffectiveService, candidate: &Candidate, selection: &Selection, alone: &mut Condition) {
     let Condition { state, reason } = alone;
     match (candidate.eligibility, candidate.is_backup, selection.chosen) {

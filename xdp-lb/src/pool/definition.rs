@@ -1,4 +1,4 @@
-//! What a service's definition alone determines.
+//! Properties that follow from a service's definition alone.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -44,7 +44,7 @@ pub(super) fn pairs(effective: &Effective) -> impl Iterator<Item = (&EffectiveSe
         .flat_map(|service| service.backends.iter().map(move |backend| (service, backend)))
 }
 
-/// The endpoint whose packets answer its checks, if those go to the VIP.
+/// The endpoint whose packets answer its checks, if it is checked through the VIP.
 pub(super) fn checked_at(service: &model::Service) -> Option<Endpoint> {
     let check = service.check();
     let protocol = number(check.probe.transport()?);
@@ -59,13 +59,13 @@ pub(super) fn first_check(service: &model::Service) -> Duration {
     (Duration::from_secs(2) + check.interval + check.timeout).min(LONGEST_FIRST_CHECK)
 }
 
-/// Whether its backends' weights follow anything.
+/// Whether its backends' weights are adjusted.
 pub(super) fn follows(service: &model::Service) -> bool {
     service.agent.is_some() || service.feedback.is_some_and(|feedback| feedback.latency)
 }
 
-/// Whether every flow is recorded: if the operator wants it, and for rate limits of UDP, whose packets do not show which one is a
-/// flow's first.
+/// Whether every flow is recorded: if the operator requests it, and for rate limits of UDP, whose packets do not show whether
+/// they are a flow's first.
 pub(super) fn records_flows(service: &model::Service) -> bool {
     let is_rated = service.protocol == model::Protocol::Udp && service.new_flow_rate != 0;
     service.flow_tracking == FlowTracking::Always || is_rated

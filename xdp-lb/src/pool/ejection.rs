@@ -1,4 +1,4 @@
-//! Which of the backends whose flows fail are ejected: never so many that too few are left. Pure.
+//! Selects the backends to eject among those whose flows fail, so that enough are left. Pure.
 
 use super::evidence::Failures;
 use super::selection::{Candidate, Eligibility};
@@ -12,8 +12,9 @@ pub(crate) struct Outlier {
     pub failures: Failures,
 }
 
-/// The outliers to eject, the worst first. Of the primaries, and of the backups, at most `max_ejected` percent, or one, are ejected
-/// at a time, and enough stay up: `needed` of the primaries, one of the backups. `is_ejected`: those that are ejected already.
+/// The outliers to eject, the worst first. Of the primaries, and of the backups, at most `max_ejected` percent, or one, are
+/// ejected at a time, and enough stay up: `needed` of the primaries, one of the backups. `is_ejected`: those that are already
+/// ejected.
 pub(crate) fn eject(
     candidates: &[Candidate],
     is_ejected: &[bool],

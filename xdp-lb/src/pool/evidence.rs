@@ -1,4 +1,4 @@
-//! How many of a backend's new flows fail, by the datapath's counters. Pure.
+//! The part of a backend's new flows that fail, by the datapath's counters. Pure.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -22,14 +22,14 @@ struct Sample {
 /// Failed flows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Failures {
-    /// How many flows there were.
+    /// The number of flows.
     pub flows: u64,
-    /// How many of them, at least, the backend has reset or not answered.
+    /// The minimum number of them that the backend has reset or not answered.
     pub failed: u64,
 }
 
 impl Failures {
-    /// How many percent failed.
+    /// The percentage that failed.
     pub fn percent(self) -> u8 {
         (self.failed.min(self.flows) * 100).checked_div(self.flows).unwrap_or(0) as u8
     }
@@ -45,7 +45,7 @@ impl Evidence {
     /// Records the current counters: new flows, accepted SYNs and resets.
     pub fn record(&mut self, window: Duration, began: u64, accepted: u64, resets: u64, now: Instant) {
         let sample = Sample { at: now, began, accepted, resets };
-        // Counters that restart are those of another backend.
+        // Counters that restart belong to another backend.
         if self
             .samples
             .back()
@@ -79,7 +79,7 @@ mod tests {
 
     const WINDOW: Duration = Duration::from_secs(10);
 
-    /// What is made of so many flows, accepted SYNs and resets in each second.
+    /// The result of these numbers of flows, accepted SYNs and resets in each second.
     fn failures(seconds: &[[u64; 3]]) -> Option<Failures> {
         let begin = Instant::now();
         let mut evidence = Evidence::default();
@@ -102,14 +102,14 @@ mod tests {
     fn a_syn_of_the_last_second_may_still_be_answered() {
         assert_eq!(failures(&[[10, 10, 0], [10, 0, 0]]), Some(Failures { flows: 20, failed: 0 }));
         assert_eq!(failures(&[[10, 10, 0], [10, 0, 0], [0, 0, 0]]), Some(Failures { flows: 20, failed: 10 }));
-        // Nor is one whose answer came in the second after a failure.
+        // Nor is one whose answer arrived in the second after a failure.
         assert_eq!(failures(&[[10, 0, 0], [10, 20, 0], [0, 0, 0]]), Some(Failures { flows: 20, failed: 0 }));
     }
 
     #[test]
     fn a_refused_flow_counts_once() {
         assert_eq!(failures(&[[10, 0, 10], [0, 0, 0]]), Some(Failures { flows: 10, failed: 10 }));
-        // Half are refused, and half of the others are reset later: ten are sure to have failed.
+        // Half are refused, and half of the others are reset later: at least ten have failed.
         let mixed = failures(&[[20, 10, 15], [0, 0, 0]]);
         assert_eq!(mixed, Some(Failures { flows: 20, failed: 15 }));
     }

@@ -10,11 +10,11 @@ use crate::model::DownPolicy;
 /// Why a backend is failing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Cause {
-    /// Its health check or agent says so, or it does not answer ARP or NDP.
+    /// It is down by its health check or agent, or it does not answer ARP or NDP.
     Down,
     /// Its circuit breaker is open, because some of its flows fail.
     Ejected,
-    /// This host has no route to it, which says nothing about the backend.
+    /// This host has no route to it, which is not the backend's fault.
     Local,
 }
 
@@ -25,11 +25,11 @@ pub struct Failing {
     since: Instant,
     /// The last counts of packets from it, and of packets that asked it for an answer.
     counted: Option<(u64, u64)>,
-    /// When it was last seen to answer anybody; initially, when it began to fail.
+    /// When it was last seen to answer anyone; initially, when it began to fail.
     answered: Instant,
     /// When clients were first and last seen to ask for an answer after that.
     asked: Option<(Instant, Instant)>,
-    /// Why its flows have ended, as text, once they have.
+    /// Why its flows have ended, in words, once they have.
     ended: Option<String>,
 }
 
@@ -39,7 +39,7 @@ impl Failing {
         Self { cause, since: now, counted: None, answered: now, asked: None, ended: None }
     }
 
-    /// A backend whose flows an earlier daemon has ended.
+    /// A backend whose flows an earlier daemon ended.
     pub fn ended(cause: Cause, now: Instant) -> Self {
         Self { ended: Some("before the daemon started".into()), ..Self::new(cause, now) }
     }
@@ -65,7 +65,7 @@ impl Failing {
         may_end && matches!(policy, DownPolicy::OnceSilent(_))
     }
 
-    /// Records the datapath's counters of it.
+    /// Records its counters in the datapath.
     pub fn record(&mut self, traffic: &Traffic, now: Instant) {
         let counted = (traffic.packets_out, traffic.asked);
         let Some((answers, asked)) = self.counted.replace(counted) else { return };
@@ -86,7 +86,7 @@ impl Failing {
         }
     }
 
-    /// Ends its flows if it is time; returns when time alone ends them.
+    /// Ends its flows if it is time. Returns when time alone ends them.
     pub fn advance(&mut self, policy: DownPolicy, now: Instant) -> Option<Instant> {
         if self.is_ended() {
             return None;
@@ -109,7 +109,7 @@ impl Failing {
         None
     }
 
-    /// Whether it has answered nobody for this long although clients kept asking. A client retransmits at growing intervals (RFC
+    /// Whether it has answered no one for this long although clients kept asking. A client retransmits at growing intervals (RFC
     /// 6298), so after a silence of twice that time, one packet is enough.
     fn is_silent(&self, grace: Duration, now: Instant) -> bool {
         let Some((first, last)) = self.asked else { return false };
@@ -117,7 +117,7 @@ impl Failing {
         now - first >= grace && (asked_all_along || now - self.answered >= 2 * grace)
     }
 
-    /// What happens to its flows, as text.
+    /// What happens to its flows, in words.
     pub fn words(&self, policy: DownPolicy) -> String {
         match (&self.ended, self.cause, policy) {
             (Some(why), ..) => format!("established flows have ended: {why}"),
@@ -145,8 +145,8 @@ mod tests {
         Duration::from_millis(millis)
     }
 
-    /// A backend that fails from 0 on, looked at every 250 ms, whose clients ask and which answers at these times (ms):
-    /// when its flows end.
+    /// When the flows end of a backend that fails from 0 on, with a look every 250 ms, if its clients ask and it answers at these
+    /// times (ms).
     fn ends(policy: DownPolicy, cause: Cause, asked: &[u64], answered: &[u64], until: u64) -> Option<u64> {
         let begin = Instant::now();
         let mut failing = Failing::new(cause, begin);
@@ -159,7 +159,7 @@ mod tests {
         })
     }
 
-    /// Every so many milliseconds.
+    /// The multiples of this step, in milliseconds.
     fn every(step: usize, until: u64) -> Vec<u64> {
         (1..until).step_by(step).collect()
     }
@@ -189,15 +189,15 @@ mod tests {
 
     #[test]
     fn one_lost_packet_among_answers_ends_nothing() {
-        // Asked at 1 s, asked again at 1.4 s, answered; and then silence, since nobody asks.
+        // Asked at 1 s and 1.4 s, answered; then silence, since no one asks.
         assert_eq!(ends(AUTO, Cause::Down, &[1000, 1400], &[1500], 60_000), None);
     }
 
     #[test]
     fn one_retransmitting_client_is_enough() {
-        // The retransmissions of one flow, as Linux times them.
+        // The retransmissions of one flow, with Linux's timing.
         assert_eq!(ends(AUTO, Cause::Down, &[1, 200, 600, 1400, 3000], &[], 60_000), Some(2250));
-        // It had been silent for some time when the check failed: the next one comes late.
+        // It had been silent for some time when the check failed, so the next one is late.
         assert_eq!(ends(AUTO, Cause::Down, &[1000, 4200], &[], 60_000), Some(4000));
     }
 
@@ -244,8 +244,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is asked and answered when: flows end only after a whole grace without an answer, in which somebody
-        /// asked; and where somebody always asks, not much later.
+        /// Whenever clients ask and the backend answers, flows only end after a whole grace period with questions and without an
+        /// answer; and if clients ask all the time, not much later.
         #[test]
         fn no_flow_ends_that_was_answered_within_the_grace(
             asked in prop::collection::btree_set(0u64..20_000, 0..60),
@@ -254,7 +254,7 @@ mod tests {
             let (asked, answered): (Vec<_>, Vec<_>) = (asked.into_iter().collect(), answered.into_iter().collect());
             let ended = ends(AUTO, Cause::Down, &asked, &answered, 20_000);
             if let Some(ended) = ended {
-                // A look is a quarter of a second behind at most.
+                // A look is at most a quarter of a second late.
                 let quiet_from = ended.saturating_sub(2000);
                 prop_assert!(!answered.iter().any(|at| (quiet_from..=ended).contains(at)));
                 prop_assert!(asked.iter().any(|at| *at <= quiet_from + 250));

@@ -1,25 +1,25 @@
-//! Which weights change, and when: each change moves slots of the ring. Pure: the clock is passed in.
+//! Decides which weights change, and when: each change moves slots of the ring. Pure.
 
 use std::time::Instant;
 
 use crate::model::Feedback;
 
-/// How much of its configured weight a backend has and should have, in percent.
+/// The actual and the intended part of a backend's configured weight, in percent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Part {
-    /// Its present part.
+    /// The current part.
     pub present: u16,
-    /// The part that it should have.
+    /// The intended part.
     pub wanted: u16,
     /// Whether it has slots of the ring; if not, a change of its weight moves none.
     pub is_in_ring: bool,
 }
 
-/// The part of its weight that each of a service's backends gets from now on, and whether that moves slots. `changed` is when
-/// slots moved last.
+/// The part of its weight that each of a service's backends gets from now on, and whether that moves slots. `changed`: when slots
+/// last moved.
 ///
-/// A backend without slots gets what it should have. The others change together, once `hold` is over: those that are off by
-/// `min_change` or more, and those that should have their whole weight again.
+/// A backend without slots gets its intended part. The others change together, once `hold` is over: those that differ by
+/// `min_change` or more, and those that should have their full weight again.
 pub(crate) fn damped(
     parts: &[Part],
     policy: Feedback,
@@ -35,9 +35,9 @@ pub(crate) fn damped(
     (parts.iter().map(percent).collect(), parts.iter().any(moves))
 }
 
-/// `weights` times their percentages, scaled. None becomes 0, and all stay the same if each has 100 %.
+/// `weights` times their percentages, scaled. No weight becomes 0, and all stay the same if each has 100 %.
 ///
-/// Only the proportions matter for the ring. So the results are scaled up as far as they fit, which keeps fractions of small
+/// Only the proportions matter for the ring, so the results are scaled up as far as possible, which keeps fractions of small
 /// weights.
 pub(crate) fn scaled(weights: &[(u16, u16)]) -> Vec<u16> {
     if weights.iter().all(|(_, percent)| *percent == 100) {
@@ -130,7 +130,7 @@ mod tests {
             for (place, it) in weights.iter().enumerate() {
                 let slots = ring.iter().filter(|owner| owner.0 as usize == place + 1).count() as f64;
                 let wanted = (1016.0 * exact(it) / all).max(1.0);
-                // Rounded to whole slots, of which those with next to nothing take one.
+                // Rounded to whole slots. Backends with almost no weight get one.
                 prop_assert!((slots - wanted).abs() <= 2.0 + weights.len() as f64, "{slots} instead of {wanted}");
             }
         }

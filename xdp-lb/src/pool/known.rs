@@ -1,4 +1,4 @@
-//! What is known of a backend, and its state by that alone.
+//! A backend's known properties, and its own state.
 
 use std::time::{Duration, Instant};
 
@@ -16,12 +16,12 @@ use crate::model::{DownPolicy, EffectiveService};
 use crate::net::{NextHop, NoNextHop};
 use crate::plan::wanted::Path;
 
-/// What is known of a backend.
+/// A backend's known properties.
 #[derive(Clone, Debug)]
 pub struct Known {
     /// Its health by its check.
     pub health: Health,
-    /// Why, as text.
+    /// Why, in words.
     pub why: Option<String>,
     /// When its last check failed.
     pub failed_at: Option<Instant>,
@@ -29,15 +29,15 @@ pub struct Known {
     pub latency: Option<Duration>,
     /// The recent latency of checks.
     pub average: Average,
-    /// How checks ended.
+    /// The results of checks.
     pub checks: Ends,
     /// Its state, and why.
     pub condition: Condition,
-    /// Since when it is in this state.
+    /// The start of this state.
     pub since: Instant,
     /// The part of its share of new flows, in percent: less than 100 during slow start.
     pub portion: u8,
-    /// Whether it came with a new service and its first check is pending.
+    /// Whether it was added with a new service and its first check is pending.
     pub(super) is_fresh: bool,
     /// When its slow start began.
     pub(super) warming: Option<Instant>,
@@ -51,13 +51,13 @@ pub struct Known {
     pub percent: u16,
     /// Whether it took new flows when weights were last adjusted.
     pub(super) was_in_ring: bool,
-    /// Whether it may have flows: it has taken some, also by an earlier daemon's tables.
+    /// Whether it may have flows: it has taken some, possibly under an earlier daemon.
     pub(super) had_flows: bool,
     /// What happens to its flows, if it is failing.
     pub(super) failing: Option<Failing>,
     /// Its state in an earlier daemon's tables, if it took no new flows and its first check is pending.
     pub(super) inherited: Option<datapath::BackendState>,
-    /// Why this host could not run the last check, as text.
+    /// Why this host could not run the last check, in words.
     pub(super) trouble: Option<String>,
 }
 
@@ -66,14 +66,14 @@ pub struct Known {
 pub struct Condition {
     /// Its state.
     pub state: BackendState,
-    /// Why, as text.
+    /// Why, in words.
     pub reason: String,
 }
 
 /// The next hop towards a backend.
 #[derive(Clone, Debug)]
 pub(super) enum Hop {
-    /// From an earlier daemon's tables: valid until it is resolved.
+    /// From an earlier daemon's tables. Valid until it is resolved.
     Adopted(Path),
     Known(NextHop),
     /// Why there is none, and the last one: flows continue there as soon as it is reachable again.
@@ -92,7 +92,7 @@ impl Hop {
 }
 
 impl Known {
-    /// What is known of a new backend.
+    /// The properties of a new backend.
     pub(super) fn new(health: Health, is_fresh: bool, now: Instant) -> Self {
         Self {
             health,
@@ -156,7 +156,7 @@ impl Known {
         }
     }
 
-    /// Updates what happens to its flows in this state; returns when time alone ends them.
+    /// Updates what happens to its flows in this state. Returns when time alone ends them.
     pub(super) fn update_failing(
         &mut self,
         state: BackendState,
@@ -187,12 +187,12 @@ impl Known {
         self.failing.insert(failing).advance(policy, now)
     }
 
-    /// Whether its health check says that it is down.
+    /// Whether it is down by its health check.
     pub(super) fn is_down(&self, service: &EffectiveService) -> bool {
         self.health == Health::Down && service.service.is_checked()
     }
 
-    /// The part of its weight that it should have, in percent. `median`: of the latencies of serving backends.
+    /// The intended part of its weight, in percent. `median`: of the latencies of serving backends.
     pub(super) fn wanted_percent(&self, median: Option<Duration>, floor: u8) -> u16 {
         let by_latency =
             median.zip(self.average.time()).map_or(100, |(median, own)| latency::percent(own, median, floor));
@@ -200,7 +200,7 @@ impl Known {
         (u32::from(self.agent.percent) * u32::from(by_latency)).div_ceil(100) as u16
     }
 
-    /// Its state and the reason if its circuit is not closed.
+    /// Its state and the reason, if its circuit is not closed.
     pub(super) fn ejected(&self) -> Option<(BackendState, String)> {
         let (state, reason) = match self.breaker.circuit() {
             Circuit::Closed => return None,
@@ -215,7 +215,7 @@ impl Known {
         Some((state, reason))
     }
 
-    /// Starts and ends its slow start, by its new state; returns when its portion changes next.
+    /// Starts and ends its slow start, by its new state. Returns when its portion changes next.
     pub(super) fn warm_up(
         &mut self,
         state: BackendState,
@@ -223,7 +223,7 @@ impl Known {
         now: Instant,
     ) -> Option<Instant> {
         let before = self.condition.state;
-        // Not from standby, where it is needed now, nor from panic, where it has its share.
+        // Not after standby, when it is needed now, nor after panic, when it has its share.
         let comes_back = state == BackendState::Up
             && matches!(
                 before,

@@ -1,15 +1,15 @@
-//! How a backend's weight follows the latency of its checks. Pure.
+//! Adjusts a backend's weight to the latency of its checks. Pure.
 
 use std::time::Duration;
 
-/// The weight of a check in the average, of 1.
+/// The weight of a new check in the average, out of 1.
 const SHARE_OF_ONE: f64 = 0.1;
 
-/// How many checks an average needs. Until then, all count the same.
+/// The number of checks that an average needs. Until then, all have the same weight.
 const ENOUGH: u32 = 10;
 
-/// A check this much longer than the median is not slow. A check counts at most as twice the average plus ten times this: so no
-/// single check changes a weight by a tenth.
+/// A check this much longer than the median is not slow. A check counts as at most twice the average plus ten times this, so that
+/// no single check changes a weight by a tenth.
 const NOISE: Duration = Duration::from_millis(1);
 
 /// The recent latency of a backend's checks: an exponentially weighted moving average.
@@ -45,7 +45,7 @@ pub(crate) fn percent(own: Duration, median: Duration, floor: u8) -> u16 {
     ((100.0 * fair.div_duration_f64(own)).round() as u16).clamp(floor.into(), 100)
 }
 
-/// The median; of an even number of times, the shorter of the two in the middle.
+/// The median. Of an even number of times, the shorter of the two in the middle.
 pub(crate) fn median(mut times: Vec<Duration>) -> Option<Duration> {
     times.sort_unstable();
     times.get(times.len().checked_sub(1)? / 2).copied()
@@ -116,7 +116,7 @@ mod tests {
         assert_eq!(median(times(&[9, 1, 5])), Some(milliseconds(5)));
     }
 
-    /// How often the ring of backends changes whose checks, one a second, take these microseconds; and all percentages.
+    /// How often the ring changes for backends whose checks, one a second, take these microseconds; and all percentages.
     fn changes(checks: &[Vec<u64>], policy: Feedback) -> (Vec<u64>, Vec<u16>) {
         let begin = Instant::now();
         let mut averages = vec![Average::default(); checks[0].len()];

@@ -1,4 +1,4 @@
-//! The services and backends, and what is known of each. Decisions are in the files beside this one.
+//! The services and backends, and the known properties of each. Decisions are in the other files of this folder.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -27,17 +27,17 @@ pub struct Pool {
     pub(super) known: BTreeMap<TargetId, Known>,
     pub(super) next_hops: HashMap<IpAddr, Hop>,
     pub(super) covered: Covered,
-    /// The interfaces that lose what is redirected to them, by index, and why.
+    /// The interfaces that lose redirected packets, by index, and why.
     losing: BTreeMap<u32, String>,
     /// The services in panic, by name, and why.
     pub(super) panics: BTreeMap<String, String>,
-    /// The backends whose flows end once they no longer answer anybody, with the keys of their services.
+    /// The backends whose flows end once they no longer answer anyone, with the keys of their services.
     pub(super) watched: Vec<(TargetId, Endpoint, DownPolicy)>,
-    /// When something changes by time alone.
+    /// The time of the next change by time alone.
     pub(super) due: Option<Instant>,
     /// When adjusted weights last moved slots of a service's ring, by the service's name.
     pub(super) reweighed: BTreeMap<String, Instant>,
-    /// How long the checks of services took, by name.
+    /// The durations of services' checks, by name.
     durations: BTreeMap<String, Durations>,
 }
 
@@ -56,12 +56,12 @@ impl Pool {
         &self.effective
     }
 
-    /// What is known of a backend.
+    /// A backend's known properties.
     pub fn known(&self, id: &TargetId) -> Option<&Known> {
         self.known.get(id)
     }
 
-    /// How long the checks of a service took, since the daemon started.
+    /// The durations of a service's checks since the daemon started.
     pub fn check_durations(&self, service: &str) -> Option<&Durations> {
         self.durations.get(service)
     }
@@ -80,9 +80,9 @@ impl Pool {
         }
     }
 
-    /// Replaces the services and backends. What is known of a backend stays known if only the name of its service changes. A new
-    /// backend that takes flows in these tables (of an earlier daemon) counts as healthy until a check says otherwise; any other
-    /// is unknown until its first check ends.
+    /// Replaces the services and backends. A backend keeps its known properties if only the name of its service changes. A new
+    /// backend that takes flows in these tables (of an earlier daemon) counts as healthy until a check decides otherwise. Any
+    /// other is unknown until its first check ends.
     pub fn set_effective(&mut self, effective: Effective, tables: &Tables, now: Instant) {
         let serving = serving(tables);
         let mut known = BTreeMap::new();
@@ -165,7 +165,7 @@ impl Pool {
         is_news
     }
 
-    /// Records an agent's report. Returns whether anything may change at once; [`weigh`](Self::weigh) adjusts weights.
+    /// Records an agent's report. Returns whether anything may change at once. [`weigh`](Self::weigh) adjusts weights.
     pub fn on_agent_report(&mut self, report: AgentReport, now: Instant) -> bool {
         let has_agent =
             |it: &&EffectiveService| it.service.name == report.id.service && it.service.agent.is_some();
@@ -195,24 +195,24 @@ impl Pool {
         }
     }
 
-    /// Sets the interfaces that the program is attached to.
+    /// Sets the interfaces to which the program is attached.
     pub fn set_covered(&mut self, covered: Covered) {
         self.covered = covered;
     }
 
-    /// Takes in which interfaces lose what is redirected to them, and why; returns whether those are others than before.
+    /// Sets the interfaces that lose redirected packets, and why. Returns whether they have changed.
     pub fn set_losing(&mut self, losing: BTreeMap<u32, String>) -> bool {
         let is_news = self.losing != losing;
         self.losing = losing;
         is_news
     }
 
-    /// Why packets to whoever is reached so are lost, where they are.
+    /// Why packets by this next hop are lost, if they are.
     pub(super) fn loses(&self, hop: Option<&Hop>) -> Option<&str> {
         self.losing.get(&hop?.path()?.ifindex).map(String::as_str)
     }
 
-    /// The interfaces that backends are reached through, by index: those that transmit, and their names.
+    /// The interfaces through which backends are reached, by index: those that transmit, and their names.
     pub fn hop_interfaces(&self) -> BTreeMap<u32, String> {
         let hops = self.next_hops.values().filter_map(|hop| match hop {
             Hop::Known(hop) => Some((hop.ifindex, hop.interface.clone())),
@@ -221,7 +221,7 @@ impl Pool {
         hops.collect()
     }
 
-    /// The interfaces towards backends that the program is not attached to, each with one such backend and the warning.
+    /// The interfaces towards backends to which the program is not attached, each with one such backend and the warning.
     pub fn uncovered(&self) -> BTreeMap<String, (TargetId, String)> {
         let stray = |(service, backend): (&EffectiveService, &EffectiveBackend)| {
             let hop = self.next_hop(backend.backend.address.ip())?;
@@ -236,7 +236,7 @@ impl Pool {
         pairs(&self.effective).map(|(_, backend)| backend.backend.address.ip()).collect()
     }
 
-    /// The backends to check, each with its health so far.
+    /// The backends to check, each with its current health.
     pub fn targets(&self) -> Vec<(Target, Health)> {
         pairs(&self.effective)
             .map(|(service, backend)| {
@@ -248,7 +248,7 @@ impl Pool {
             .collect()
     }
 
-    /// The backends that are checked at their VIP, if these tables have them and a path to them.
+    /// The backends that are checked through their VIP, if these tables have them and a path to them.
     pub fn vip_targets(&self, tables: &Tables) -> HashMap<TargetId, VipTarget> {
         let goes_to_vip = |service: &&EffectiveService| checked_at(&service.service).is_some();
         let mut services = self.effective.services.iter().filter(goes_to_vip).peekable();

@@ -1,6 +1,7 @@
-//! Which of a service's backends take new flows: backups if too few others can, and all backends if almost none can. Pure.
+//! Selects which of a service's backends take new flows: backups if too few others can, and all backends if almost none can.
+//! Pure.
 
-/// A backend that may be chosen.
+/// A backend that may be selected.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Candidate {
     /// Whether it is a backup.
@@ -24,7 +25,7 @@ pub(crate) enum Eligibility {
     Excluded,
 }
 
-/// Which backends take new flows.
+/// The backends that take new flows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Chosen {
     /// The primaries that are up.
@@ -35,22 +36,22 @@ pub(crate) enum Chosen {
     All,
 }
 
-/// Which backends of a service take new flows, and why.
+/// The selection for a service, and its reasons.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Selection {
-    /// Which ones.
+    /// The selected backends.
     pub chosen: Chosen,
-    /// How many primaries are up.
+    /// The number of primaries that are up.
     pub up: usize,
-    /// How many primaries there are, without excluded ones.
+    /// The number of primaries, without excluded ones.
     pub primaries: usize,
-    /// How many must be up, at least one.
+    /// The number that must be up, at least one.
     pub needed: usize,
 }
 
-/// Chooses by how many are up. `threshold` is in percent of the primaries. If fewer are up (0: if none is), backups help; if too
-/// few are up even with them, and it is not 0, all do. Pending ones count as up for the latter: a new backend is not a reason to
-/// use those that are down.
+/// Selects by the number of backends that are up. `threshold` is in percent of the primaries. If fewer are up (0: if none is),
+/// backups help. If too few are up even with them, and it is not 0, all do. Pending ones count as up for the latter: a new
+/// backend is not a reason to use those that are down.
 pub(crate) fn select(candidates: &[Candidate], threshold: u8) -> Selection {
     let count = |is_backup: bool, any: &[Eligibility]| {
         let counts = |it: &&Candidate| it.is_backup == is_backup && any.contains(&it.eligibility);
@@ -71,7 +72,7 @@ pub(crate) fn select(candidates: &[Candidate], threshold: u8) -> Selection {
 }
 
 impl Selection {
-    /// How few are up, as text.
+    /// How few are up, in words.
     pub(crate) fn words(&self) -> String {
         match (self.up, self.primaries) {
             (0, _) => "no other is up".into(),
@@ -114,9 +115,9 @@ mod tests {
             (&[Up, Failing, Failing, Failing], &[Up], Chosen::WithBackups),
             (&[Up, Failing, Failing, Failing], &[], Chosen::All),
             (&[Up, Failing, Failing, Failing], &[Failing], Chosen::All),
-            // What the operator drained counts on neither side.
+            // Drained backends count on neither side.
             (&[Up, Failing, Excluded, Excluded], &[], Chosen::Primaries),
-            // All would change nothing.
+            // Selecting all would change nothing.
             (&[Up, Unreachable, Unreachable], &[], Chosen::WithBackups),
             // A new one may be up soon.
             (&[Up, Pending, Failing, Failing], &[], Chosen::WithBackups),

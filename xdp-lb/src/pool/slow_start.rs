@@ -1,4 +1,4 @@
-//! How fast a returning backend gets its share of new flows again. Pure.
+//! Increases a returning backend's share of new flows step by step. Pure.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ pub(crate) fn portion(since: Duration, over: Duration) -> u8 {
     (100 / STEPS * (1 + done as u32)) as u8
 }
 
-/// When the next step is, counted from its return; `None` if it has its whole share.
+/// The time of the next step, counted from its return. `None` if it has its whole share.
 pub(crate) fn next(since: Duration, over: Duration) -> Option<Duration> {
     (1..STEPS).map(|step| after(step, over)).find(|step| *step > since)
 }
@@ -24,7 +24,7 @@ pub(crate) fn reached(portion: u8, over: Duration) -> Duration {
     after(step, over)
 }
 
-/// When a step after the first is.
+/// The time of a step after the first.
 fn after(step: u32, over: Duration) -> Duration {
     over * step / (STEPS - 1)
 }

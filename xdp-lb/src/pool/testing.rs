@@ -1,4 +1,4 @@
-//! Services and backends to decide on, for tests.
+//! Services and backends for tests of decisions.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ use crate::plan::wanted::WantedBackend;
 use crate::tables::Tables;
 
 impl Pool {
-    /// Decides as if chance said nothing.
+    /// Decides without randomness.
     pub(super) fn decide_at(&mut self, now: Instant) -> Vec<Transition> {
         self.decide(now, &mut || 0.0)
     }
@@ -60,7 +60,7 @@ pub(super) fn known() -> Hop {
     })
 }
 
-/// A service of this threshold whose backends, of which some are backups, have this health.
+/// A service with this threshold whose backends, of which some are backups, have this health.
 pub(super) fn pool_of(threshold: u8, backends: &[(bool, Health)]) -> Pool {
     pool_with(|service| service.panic_threshold = threshold, backends)
 }
@@ -110,12 +110,12 @@ pub(super) fn states(pool: &Pool) -> Vec<(BackendState, datapath::BackendState)>
     wanted.backends.iter().map(state).collect()
 }
 
-/// What the datapath has counted for the first backend.
+/// Sets the first backend's counters in the datapath.
 pub(super) fn answers(pool: &mut Pool, packets_out: u64, asked: u64, now: Instant) -> bool {
     pool.record_answers(|_, _| Some(Traffic { packets_out, asked, ..Traffic::default() }), now)
 }
 
-/// Shows the breakers these counters: new flows, accepted, reset, of each backend.
+/// Passes these counters to the breakers: new flows, accepted, reset, of each backend.
 pub(super) fn count(pool: &mut Pool, counted: &[[u64; 3]], now: Instant) -> bool {
     let counted = |_: &EffectiveService, backend: &EffectiveBackend| {
         let IpAddr::V4(address) = backend.backend.address.ip() else { unreachable!() };
@@ -125,7 +125,7 @@ pub(super) fn count(pool: &mut Pool, counted: &[[u64; 3]], now: Instant) -> bool
     pool.record_flows(counted, now)
 }
 
-/// The second backend's check says so.
+/// Reports this health for the second backend.
 pub(super) fn set_health_at(pool: &mut Pool, health: Health, now: Instant) {
     let id = pool.targets()[1].0.id.clone();
     pool.report(
@@ -139,7 +139,7 @@ pub(super) fn ids(pool: &Pool) -> Vec<TargetId> {
     pool.targets().into_iter().map(|(target, _)| target.id).collect()
 }
 
-/// Each agent says this; `None`: it cannot be asked.
+/// Reports these replies of the agents. `None`: the query fails.
 pub(super) fn agents_say(pool: &mut Pool, lines: &[Option<AgentReply>], now: Instant) {
     for (id, line) in ids(pool).into_iter().zip(lines) {
         let result = line.clone().ok_or_else(|| "connection refused".to_owned());
@@ -164,7 +164,7 @@ pub(super) fn with_agent(service: &mut Service) {
     service.agent = Some(model::Agent::at(8081));
 }
 
-/// Each backend has had so many checks that took this many milliseconds.
+/// Reports this number of checks of each backend that took these milliseconds.
 pub(super) fn checks_take(pool: &mut Pool, milliseconds: &[u64], checks: u32) {
     for (id, took) in ids(pool).into_iter().zip(milliseconds) {
         for _ in 0..checks {

@@ -10,10 +10,10 @@ use crate::model::state::{AdminState, BackendState};
 use crate::model::{Config, EffectiveBackend, EffectiveService, Withdraw};
 use crate::net::vips::VipIntent;
 
-/// What is wanted of each VIP, by its address.
+/// The intent for each VIP, by its address.
 pub type VipIntents = BTreeMap<IpAddr, VipIntent>;
 
-/// Whether each VIP that the daemon manages should be there.
+/// Whether each VIP that the daemon manages should be present.
 pub fn intents(pool: &Pool, config: &Config, node: AdminState, now: Instant) -> VipIntents {
     let withdraw = config.vips.withdraw;
     let mut intents = VipIntents::new();
@@ -67,7 +67,7 @@ impl Pool {
         if service.admin == AdminState::Draining {
             return VipIntent::Absent;
         }
-        // In panic, those that are down take flows, too.
+        // In panic, backends that are down take flows, too.
         if withdraw == Withdraw::Never || self.panic(&service.service.name).is_some() {
             return VipIntent::Present;
         }

@@ -1,4 +1,4 @@
-//! Weights that follow agents and the latency of checks.
+//! Adjusts weights to agents' replies and the latency of checks.
 
 use std::time::Instant;
 
@@ -12,19 +12,19 @@ use crate::health::TargetId;
 /// A backend that takes new flows and whose adjusted weight has changed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct WeightChange {
-    /// Which backend.
+    /// The backend.
     pub id: TargetId,
     /// Its configured weight.
     pub weight: u16,
     /// The part of it that is in effect now, in percent.
     pub percent: u16,
-    /// Why, as text.
+    /// Why, in words.
     pub reason: String,
 }
 
 impl Pool {
-    /// Adjusts the weights that follow agents or latency, if it is time; call it after [`decide`](Self::decide). Returns the
-    /// backends whose shares change.
+    /// Adjusts weights to agents' replies or latency, if it is time. Call it after [`decide`](Self::decide). Returns the backends
+    /// whose shares change.
     pub fn weigh(&mut self, now: Instant) -> Vec<WeightChange> {
         let mut all = Vec::new();
         for service in self.effective.services.iter().filter(|service| follows(&service.service)) {

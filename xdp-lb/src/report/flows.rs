@@ -27,7 +27,7 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// The text that names it to the next request.
+    /// As text, for the next request.
     fn cursor(&self) -> String {
         let Self { service, backend, client, vip, protocol } = self;
         format!("{service},{backend},{client},{vip},{protocol}")
@@ -77,7 +77,7 @@ impl Ord for Entry<'_> {
     }
 }
 
-/// The first entries in order, as many as fit on a page; the last one is on top of the heap.
+/// The first entries in order, as many as fit on a page. The last one is on top of the heap.
 struct Page<'a> {
     most: usize,
     entries: BinaryHeap<Entry<'a>>,

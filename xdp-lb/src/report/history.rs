@@ -14,17 +14,17 @@ use crate::tables::Tables;
 /// The points of the last 10 minutes.
 const SECONDS: usize = 600;
 
-/// How many seconds one point of the last 24 hours is the mean of.
+/// The number of seconds whose mean is one point of the last 24 hours.
 const STEP: usize = 15;
 
 /// The points of the last 24 hours.
 const STEPS: usize = 24 * 3600 / STEP;
 
-/// At most so many services have a history, about 100 KB each after 24 hours: those that have had traffic first. One that has
-/// been idle for [`SECONDS`] makes room for another.
+/// The maximum number of services with a history, about 100 KB each after 24 hours: those that had traffic first. One that has
+/// been idle for [`SECONDS`] is replaced.
 const MOST_SERVICES: usize = 200;
 
-/// What was counted in the last second, and what there was before.
+/// The counters of the last second, and the rates before it.
 #[derive(Debug, Default)]
 pub struct History {
     node: Subject,
@@ -60,7 +60,7 @@ struct Service {
     active: usize,
 }
 
-/// One rate over time. It takes no more memory than the time that has passed.
+/// A rate over time. Its memory grows with the time that has passed.
 #[derive(Debug, Default)]
 struct Series {
     seconds: VecDeque<f32>,
@@ -68,8 +68,7 @@ struct Series {
 }
 
 impl History {
-    /// Takes the counters of this time. Where more than a second has passed since the last ones, each of the seconds
-    /// gets their mean.
+    /// Records the current counters. If more than a second has passed since the last ones, each of the seconds gets their mean.
     pub fn sample(&mut self, carried: &Carried, tables: &Tables, reasons: Vec<u64>, now: Instant) {
         let traffic = |index| carried.services.get(&index).copied();
         let services: HashMap<_, _> = tables
@@ -81,7 +80,7 @@ impl History {
         let seconds = (now.saturating_duration_since(first) + ROUNDING).as_secs() as usize;
         let before = match self.last.take() {
             Some(before) if seconds <= self.seconds => {
-                // Less than a second: what is counted meanwhile comes to the next one.
+                // Less than a second: the counts are part of the next one.
                 self.last = Some(before);
                 return;
             }
@@ -89,7 +88,7 @@ impl History {
         };
         if let Some(before) = &before {
             let passed = now.saturating_duration_since(before.at).as_secs_f64().max(1e-3);
-            // A gap longer than all that is kept, such as a suspended host, needs no more points.
+            // A gap longer than what is kept, such as a suspended host, needs no more points.
             for _ in 0..(seconds - self.seconds).min(STEPS * STEP) {
                 self.seconds += 1;
                 self.push(before, &services, &reasons, passed);
@@ -129,14 +128,14 @@ impl History {
         for (number, reason) in Reason::ALL.iter().enumerate() {
             let counted = |counts: &[u64]| counts.get(number).copied().unwrap_or(0);
             let rate = rise(counted(reasons), counted(&before.reasons)) / passed;
-            // What has never happened takes no memory.
+            // A reason that has never occurred takes no memory.
             if rate > 0.0 || self.reasons.contains_key(reason.name()) {
                 self.reasons.entry(reason.name()).or_default().push(rate, is_step);
             }
         }
     }
 
-    /// Where all places are taken, frees that of the service that has been idle for longest, if it has for long.
+    /// If there is no room, removes the service that has been idle longest, if that is long enough.
     fn make_room(&mut self) {
         if self.services.len() < MOST_SERVICES {
             return;
@@ -150,7 +149,7 @@ impl History {
         }
     }
 
-    /// The document of the node, or of the service at this VIP.
+    /// The document about the node, or about the service at this VIP.
     pub fn view(&self, query: &HistoryQuery, vip: Option<Endpoint>, now: Instant) -> HistoryView {
         let none = Subject::default();
         let subject = match vip {
@@ -183,7 +182,7 @@ impl History {
     }
 }
 
-/// A tick that is this much early counts for its second.
+/// A tick that is at most this early counts for its second.
 const ROUNDING: Duration = Duration::from_millis(250);
 
 /// Per second: packets, bytes, new flows and resets.
@@ -197,7 +196,7 @@ fn rates(now: &Traffic, before: &Traffic, passed: f64) -> [f64; 4] {
     ]
 }
 
-/// By how much a counter has risen; one that was reset in between counts from zero.
+/// The increase of a counter. One that was reset in between counts from zero.
 fn rise(now: u64, before: u64) -> f64 {
     now.checked_sub(before).unwrap_or(now) as f64
 }
@@ -210,18 +209,18 @@ impl Subject {
 }
 
 impl Series {
-    /// Adds a second's rate; `is_step`: with it, the mean of the last [`STEP`] seconds.
+    /// Adds a second's rate. `is_step`: also adds the mean of the last [`STEP`] seconds.
     fn push(&mut self, rate: f64, is_step: bool) {
         keep(&mut self.seconds, tenths(rate), SECONDS);
         if is_step {
             let last = self.seconds.iter().rev().take(STEP);
             let sum: f64 = last.map(|rate| f64::from(*rate)).sum();
-            // A series that is younger was zero before.
+            // Before a series starts, its rate was zero.
             keep(&mut self.steps, tenths(sum / STEP as f64), STEPS);
         }
     }
 
-    /// The last points, at most so many, the latest last.
+    /// The last points, at most `most`, the latest last.
     fn last(&self, span: HistorySpan, most: usize) -> Vec<f32> {
         let points = match span {
             HistorySpan::TenMinutes => &self.seconds,
@@ -231,7 +230,7 @@ impl Series {
     }
 }
 
-/// To one decimal place, which keeps documents short.
+/// Rounded to one decimal place, which keeps documents short.
 fn tenths(rate: f64) -> f32 {
     ((rate * 10.0).round() / 10.0) as f32
 }
@@ -240,7 +239,7 @@ fn keep(points: &mut VecDeque<f32>, point: f32, most: usize) {
     if points.len() == most {
         points.pop_front();
     } else if points.len() == points.capacity() {
-        // Not more than there will ever be.
+        // At most the final size.
         points.reserve_exact(points.len().max(60).min(most - points.len()));
     }
     points.push_back(point);
@@ -337,7 +336,7 @@ mod tests {
             history.sample(&carried, &tables, Vec::new(), begin + Duration::from_secs(second));
         }
         assert_eq!(history.services.len(), MOST_SERVICES);
-        // All others are idle for longer than is kept, and one begins.
+        // All others have been idle for longer than is kept, and a new one begins.
         for second in 3..=(SECONDS as u64 + 10) {
             let (carried, tables) = counted(&busy(399, 398, second));
             history.sample(&carried, &tables, Vec::new(), begin + Duration::from_secs(second));

@@ -1,4 +1,4 @@
-//! Packets that the kernel dropped after the program's verdict: usual causes, and what to do.
+//! Packets that the kernel dropped after the program's verdict: usual causes, and fixes.
 
 use nix::errno::Errno;
 use xdp_lb_common::tables::loss::{REDIRECT, TRANSMIT};
@@ -30,16 +30,17 @@ fn view(loss: &Loss) -> LossView {
     }
 }
 
-/// What is to be done so that a veth takes redirected frames. Setting GRO again after both ends are up makes the queues that it needs.
+/// The fix for a veth that does not accept redirected frames. Enabling GRO again after both ends are up creates the queues that
+/// it needs.
 const VETH: &str = "a veth needs GRO on its peer (where the peer is: ethtool -K PEER gro off; ethtool -K PEER gro on) or an XDP \
                     program there; or, for any driver, write attach = \"tc\"";
 
-/// Why an interface without it loses what is redirected to it, and what to do.
+/// Why an interface without it loses redirected packets, and the fix.
 pub fn takes_no_redirected(interface: &str) -> (String, String) {
     (format!("the driver of {interface} does not transmit redirected frames"), VETH.into())
 }
 
-/// The usual cause, and what to do.
+/// The usual cause, and the fix.
 fn advice(loss: &Loss, interface: &str) -> (String, String) {
     let error = Errno::from_raw(loss.key.error.saturating_neg());
     let words = |cause: String, fix: String| (cause, fix);

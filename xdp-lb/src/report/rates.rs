@@ -41,7 +41,7 @@ impl Rates {
         Self { last: traffic, at: now, packets: 0.0, bytes: 0.0, new_flows: 0.0, resets: 0.0 }
     }
 
-    /// Takes the next sample.
+    /// Records the next sample.
     pub fn sample(&mut self, traffic: Traffic, now: Instant) {
         let seconds = now.duration_since(self.at).as_secs_f64();
         if seconds <= 0.0 {
@@ -59,7 +59,7 @@ impl Rates {
 }
 
 impl ReasonRates {
-    /// Takes the next sample.
+    /// Records the next sample.
     pub fn sample(&mut self, counted: Vec<u64>, now: Instant) {
         let seconds = self.at.map_or(0.0, |at| now.duration_since(at).as_secs_f64());
         self.packets.resize(counted.len(), 0.0);
@@ -72,7 +72,7 @@ impl ReasonRates {
     }
 }
 
-/// The rate after these seconds, in which a counter went from one value to the other.
+/// The rate after these seconds, in which a counter changed from one value to the other.
 fn smoothed(rate: f64, before: u64, after: u64, seconds: f64) -> f64 {
     let weight = 1.0 - (-seconds / MEMORY.as_secs_f64()).exp();
     // Counters that were reset in between count from zero.
@@ -108,7 +108,7 @@ pub struct Answered {
 }
 
 impl Answers {
-    /// Takes the next sample.
+    /// Records the next sample.
     pub fn sample(&mut self, traffic: Traffic, now: Instant) {
         if self.samples.back().is_some_and(|(at, _)| now.duration_since(*at) < ANSWERS_EVERY) {
             return;

@@ -30,15 +30,15 @@ pub struct Snapshot {
     pub config_file: PathBuf,
     /// Its content when it was last read.
     pub config: Arc<Config>,
-    /// What was changed at runtime.
+    /// The runtime changes.
     pub overlay: Arc<Overlay>,
     /// The services and backends, and their state.
     pub pool: Arc<Pool>,
-    /// The present tables.
+    /// The current tables.
     pub tables: Arc<Tables>,
     /// Their sizes.
     pub limits: Limits,
-    /// How much memory they take, in bytes; `None` if the kernel does not report it.
+    /// Their memory in bytes. `None` if the kernel does not report it.
     pub memory: Option<u64>,
     /// The slots that are not settled.
     pub settling: Arc<Settling>,
@@ -50,11 +50,11 @@ pub struct Snapshot {
     pub former: Arc<HashMap<ServiceIndex, Traffic>>,
     /// The last count of the flows.
     pub census: Arc<Census>,
-    /// Whether that is newer than the last change.
+    /// Whether it is newer than the last change.
     pub is_census_of_now: bool,
     /// The current troubles.
     pub troubles: Vec<TroubleView>,
-    /// How many things were restored since the daemon started.
+    /// The number of restored items since the daemon started.
     pub restored: u64,
     /// The interfaces of the config.
     pub interfaces: Vec<InterfaceView>,

@@ -14,7 +14,7 @@ use crate::tables::Tables;
 
 /// The packet counters as a trait, for tests without a kernel. They can be read while they are in use.
 pub trait Counters: Send + Sync {
-    /// How many packets had each reason, in the order of [`Reason::ALL`](xdp_lb_common::reason::Reason::ALL).
+    /// The number of packets per reason, in the order of [`Reason::ALL`](xdp_lb_common::reason::Reason::ALL).
     ///
     /// # Errors
     /// If the kernel returns an error.
@@ -73,8 +73,8 @@ pub struct Carried {
 }
 
 impl Carried {
-    /// Reads the counters of the services for which `which` is true, and of their backends. The datapath counts only per
-    /// backend, which saves a cache line per packet; `former`: the counters of each service's former backends.
+    /// Reads the counters of the services for which `which` is true, and of their backends. The datapath only counts per backend,
+    /// which saves a cache line per packet. `former`: the counters of each service's former backends.
     pub fn read(
         counters: &dyn Counters,
         former: &HashMap<ServiceIndex, Traffic>,
@@ -110,7 +110,7 @@ pub struct TrafficRates {
 }
 
 impl TrafficRates {
-    /// Takes the next sample, and forgets what is not in it.
+    /// Records the next sample, and removes services and backends that are not in it.
     pub fn sample(&mut self, carried: &Carried, reasons: Vec<u64>, now: Instant) {
         self.reasons.sample(reasons, now);
         sample(&mut self.services, &carried.services, now);

@@ -2,7 +2,7 @@
 
 use crate::model::EffectiveService;
 
-/// Maximum number of them named in the log and in a document.
+/// Maximum number of them in the log and in a document.
 pub const MOST: usize = 10;
 
 /// A line for each backend that is not used.

@@ -72,7 +72,7 @@ impl RingView {
 }
 
 impl Snapshot {
-    /// The daemon on one screen.
+    /// An overview of the daemon, for one screen.
     ///
     /// # Errors
     /// If the counters cannot be read.
@@ -203,7 +203,7 @@ impl Snapshot {
         })
     }
 
-    /// No count is better than a wrong one: a caller that waits for the last flow would stop waiting.
+    /// No count is better than a wrong one, because of which a caller that waits for the last flow would stop waiting.
     fn flows_are_known(&self) -> Answer<()> {
         let trouble = self.trouble_of(TroubleKind::Flows);
         trouble.map_or(Ok(()), |why| Err(Refusal::Failed(why.to_owned())))
@@ -239,7 +239,7 @@ impl Snapshot {
         Ok(views)
     }
 
-    /// Every counter of passes and drops.
+    /// Every counter of passed and dropped packets.
     ///
     /// # Errors
     /// If they cannot be read.
@@ -359,7 +359,7 @@ impl Snapshot {
         let intents = intents(&self.pool, &self.config, self.overlay.node_admin(), clock.now);
         let view = |(address, intent)| {
             let standing = statuses.get(&address).cloned().unwrap_or_default();
-            // It may be being added at this moment, as was wanted before.
+            // It may just be being added, as was wanted before.
             let is_leaving = intent == VipIntent::Absent && standing.intent != Some(VipIntent::Absent);
             let state = match (standing.interface.is_some() || is_leaving, intent) {
                 (true, VipIntent::Present | VipIntent::Undecided) => VipState::Present,
@@ -573,7 +573,7 @@ impl Clock {
     }
 }
 
-/// A service's options as they are in effect.
+/// A service's options with their effective values.
 fn shown(service: &model::Service) -> model::Service {
     let (down_grace, down_timeout) = match service.down_policy() {
         DownPolicy::OnceSilent(grace) => (Some(grace), None),

@@ -1,4 +1,4 @@
-//! The fast path of a flow that is under way and has a record.
+//! The fast path of an established flow with a record.
 
 use super::send::send;
 use crate::flow_table::outcome::{Found, Noted};
@@ -12,14 +12,14 @@ use crate::process::records;
 use crate::tables::flow::{Direction, PAIRED};
 use crate::tables::{BackendState, Service, Tables};
 
-/// Whether a packet neither begins a flow nor ends one, as far as it tells itself.
+/// Whether a packet neither begins nor ends a flow, as far as its headers show.
 #[inline(always)]
 pub fn is_under_way(parsed: &Parsed) -> bool {
     parsed.tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST) == 0
 }
 
-/// Sends a packet that [`fast_path`](super::fast_path) has looked at to the backend that its flow's record names. The interface that it leaves by; 0: it takes
-/// the slow path.
+/// Sends a packet that [`fast_path`](super::fast_path) has checked to the backend in its flow's record. Returns the interface by
+/// which it leaves. 0: it takes the slow path.
 #[inline(always)]
 pub fn recorded<P: Packet, T: Tables>(
     packet: &mut P,
@@ -57,7 +57,7 @@ fn follow<const V4: bool, P: Packet, T: Tables>(
         return None;
     }
     let record = &room.record;
-    // What is found is of the packet's family. Said here, so that the compiler knows it.
+    // A record that is found is always of the packet's family. This tells the compiler.
     if record.is_v6() == V4 {
         return None;
     }

@@ -11,7 +11,7 @@ use crate::process::rewrite::{
 use crate::process::{handover, mss};
 use crate::tables::{Backend, BackendIndex, FlowKey, Service, Settings, Tables, Tags};
 
-/// Sends a packet to a backend, where it comes from `source` in the modes that rewrite addresses.
+/// Sends a packet to a backend, from `source` in the modes that rewrite addresses.
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "what is known of the packet stays in registers")]
 pub fn send<const V4: bool, P: Packet, T: Tables>(
@@ -41,8 +41,8 @@ pub fn send<const V4: bool, P: Packet, T: Tables>(
     if handover::is_alone(tables, settings, traffic.packets_in) {
         return None;
     }
-    // From here on the packet is written to, and nothing fails: its headers have been read, and a tunnel that finds no room
-    // before the packet writes nothing.
+    // From here on the packet is written to, and nothing fails: its headers have been read, and a tunnel without headroom writes
+    // nothing.
     let bytes = packet.length() as u64;
     if is_tunnel {
         wrap(packet, tables, hash, parsed, service, backend, &departure).ok()?;

@@ -35,7 +35,7 @@ struct Daemon {
     _server: JoinHandle<()>,
 }
 
-/// The config of a listener whose files lie in a folder.
+/// The config of a listener whose files are in a folder.
 fn remote(folder: &Path, listen: SocketAddr) -> Remote {
     Remote {
         listen,
@@ -76,7 +76,7 @@ impl Daemon {
         self.folder.path().join(name)
     }
 
-    /// A client that shows this certificate.
+    /// A client with this certificate.
     fn client(&self, identity: &Identity) -> Client {
         let (certificate, key) = identity.write(self.folder.path(), "client").unwrap();
         let url = format!("https://{}", self.address);
@@ -88,7 +88,7 @@ impl Daemon {
         self.client(&self.clients.issue_client(name, uris, Validity::Now).unwrap())
     }
 
-    /// A connection of TLS without a certificate.
+    /// A TLS connection without a certificate.
     async fn nobody(&self) -> tokio_rustls::client::TlsStream<TcpStream> {
         let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_protocol_versions(&[&version::TLS13])

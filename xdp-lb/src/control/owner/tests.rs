@@ -63,7 +63,7 @@ async fn a_service_s_counters_are_its_backends_and_keep_those_of_backends_that_a
         let services = daemon.handle.services().await.unwrap();
         services.iter().find(|service| service.name == "web").unwrap().traffic.packets_in
     };
-    // Each backend has counted as many packets as its number.
+    // Each backend's packet counter is its own number.
     let indices: Vec<u64> = {
         let memory = daemon.kernel.lock();
         let web = memory.tables.services.values().find(|service| service.ring_len > 1).unwrap().index;
@@ -85,7 +85,7 @@ async fn a_restart_writes_nothing_where_nothing_changed() {
     let daemon = daemon.restart(TWO_SERVICES).await;
     let backends = daemon.until("web", |_| true).await;
     assert!(backends.iter().all(|backend| backend.state == BackendState::Up), "{backends:?}");
-    // The resolver and the checks find what the earlier daemon had found.
+    // The resolver and the checks get the same results as under the earlier daemon.
     daemon.all_up().await;
     tokio::time::sleep(TICK + Duration::from_millis(100)).await;
     daemon.until("web", |_| true).await;
@@ -142,7 +142,7 @@ async fn a_backend_drained_by_its_agent_stays_drained_over_a_restart_until_the_a
     daemon.agent(second, AgentReply::default()).await;
     let backends = daemon.until("web", |backends| (0.3..0.4).contains(&backends[0].share)).await;
     assert_eq!((backends[0].weight, backends[0].weight_ratio), (100, 0.5));
-    // And more later, once in a while, which is told.
+    // Later it gets more, only occasionally, which is reported.
     daemon.agent(first, AgentReply { percent: Some(25), ..half }).await;
     daemon.until("web", |backends| (0.15..0.25).contains(&backends[0].share)).await;
     let mut events = events;
@@ -193,7 +193,7 @@ async fn a_drain_counts_the_flows_again_and_a_failed_count_is_not_zero() {
     daemon.all_up().await;
     let drain = BackendPatch::admin(AdminState::Draining);
     let (first, second) = (address("198.51.100.11:8080"), address("198.51.100.12:8080"));
-    // A drain of another backend has the flows counted, a moment before.
+    // The drain of another backend had the flows counted a moment before.
     daemon.handle.patch_backend("web".into(), second, drain.clone()).await.unwrap();
     daemon.until("web", |backends| backends[1].flows == 0).await;
     let indices: Vec<_> = daemon.kernel.lock().tables.backends.keys().copied().collect();
@@ -234,7 +234,7 @@ async fn a_long_count_of_flows_delays_no_request_and_no_drain_ends_before_it() {
     let backends = daemon.handle.backends(Some("web".into())).await.unwrap();
     assert_eq!((backends[0].flows, backends[0].flows_known_in_seconds), (0, Some(1)));
     assert_eq!(daemon.kernel.lock().censuses, 2, "it is under way");
-    // What fails meanwhile is out at once.
+    // A backend that fails meanwhile is out at once.
     daemon.report("web", "198.51.100.12:8080", Health::Down, "connection refused").await;
     daemon.until("web", |backends| backends[1].state == BackendState::Down).await;
     assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
@@ -277,7 +277,7 @@ async fn the_first_checks_are_pending_until_all_have_ended() {
 
 #[tokio::test]
 async fn first_checks_that_end_one_after_another_make_one_ring_that_is_settled() {
-    // On a busy machine they may end further apart than they are waited for: that says nothing.
+    // On a busy machine they may end further apart than the test waits, which is not a failure.
     for _ in 0..20 {
         let begin = Instant::now();
         let daemon = Daemon::start(TWO_SERVICES);
@@ -303,7 +303,7 @@ async fn first_checks_that_end_one_after_another_make_one_ring_that_is_settled()
 async fn a_change_that_cannot_be_saved_does_not_happen() {
     let daemon = Daemon::start(TWO_SERVICES);
     daemon.all_up().await;
-    // A directory where the file is to be: renaming onto it fails, for root too.
+    // A directory in place of the file: renaming onto it fails, even for root.
     fs::create_dir_all(daemon.directory.path().join("state.json/x")).unwrap();
     let patch = BackendPatch::of("weight", 7);
     let first = address("198.51.100.11:8080");
@@ -353,7 +353,7 @@ async fn a_bad_config_file_changes_nothing() {
             ))
         );
     }
-    // One that is there, and refuses the program, is known by trying.
+    // Only trying shows that an existing interface refuses the program.
     daemon.kernel.lock().foreign.insert("eth1".into());
     write_config(&daemon.config_file(), &TWO_SERVICES.replace("[\"eth0\"]", "[\"eth0\", \"eth1\"]"));
     let refused = daemon.handle.reload(Leave::Drain).await.unwrap_err();
@@ -568,12 +568,12 @@ async fn a_change_undone_after_a_partial_write_leaves_no_trace() {
     );
 }
 
-/// The troubles' kinds.
+/// The kinds of the current troubles.
 async fn troubles(daemon: &Daemon) -> Vec<TroubleKind> {
     daemon.handle.status().await.unwrap().troubles.iter().map(|trouble| trouble.kind).collect()
 }
 
-/// Waits until this holds of the status.
+/// Waits until the status satisfies this.
 async fn until_status(daemon: &Daemon, holds: impl Fn(&StatusView) -> bool) -> StatusView {
     for _ in 0..800 {
         let status = daemon.handle.status().await.unwrap();
@@ -595,7 +595,7 @@ async fn a_recreated_interface_gets_the_program_again_and_its_old_link_is_remove
         daemon.events.send(event).await.unwrap();
     }
     until_status(&daemon, |_| daemon.kernel.lock().attached == [(2, "eth0".to_owned())]).await;
-    // Flows whose replies left by the old one go on.
+    // Flows whose replies left by the old one continue.
     until_status(&daemon, |_| daemon.kernel.lock().moved == [(1, 2)]).await;
 }
 
@@ -623,14 +623,14 @@ async fn a_renamed_interface_keeps_the_program_until_a_reload_without_it() {
     let note = status.interfaces[0].note.clone().unwrap();
     assert!(note.contains("renamed to back0") && note.contains("reload"), "{note}");
     assert_eq!(troubles(&daemon).await, [TroubleKind::Interfaces]);
-    // It is tried again, and says the same.
+    // It is retried, with the same result.
     tokio::time::sleep(Duration::from_millis(2_500)).await;
     assert_eq!(daemon.handle.status().await.unwrap().interfaces[0].note.as_ref(), Some(&note));
     write_config(&daemon.config_file(), &TWO_SERVICES.replace("eth0", "back0"));
     daemon.handle.reload(Leave::Drain).await.unwrap();
     assert_eq!(daemon.kernel.lock().attached, [(1, "back0".to_owned())]);
     assert_eq!(troubles(&daemon).await, []);
-    // Back to a name of another interface: now it goes.
+    // It gets the name of another interface again, and is detached now.
     daemon.kernel.lock().missing.clear();
     write_config(&daemon.config_file(), TWO_SERVICES);
     daemon.handle.reload(Leave::Drain).await.unwrap();
@@ -920,7 +920,7 @@ async fn an_interface_that_refuses_the_program_stops_the_start() {
     let refused =
         Daemon::start_with(tempfile::tempdir().unwrap(), kernel, TWO_SERVICES).err().unwrap().to_string();
     assert!(refused.contains("create or fix eth0, or remove it from `interfaces`"), "{refused}");
-    // One of several may come later.
+    // One of several may appear later.
     let daemon = Daemon::start(&TWO_SERVICES.replace("[\"eth0\"]", "[\"eth0\", \"missing\"]"));
     let status = daemon.handle.status().await.unwrap();
     assert_eq!(
@@ -1167,7 +1167,7 @@ async fn discovered_backends_stay_through_failures_and_restarts_and_the_status_s
 #[tokio::test]
 async fn discovered_backends_are_used_even_if_they_cannot_be_saved() {
     let daemon = Daemon::start(DISCOVERED);
-    // A directory stands where the state file would be put.
+    // A directory in place of the state file.
     fs::create_dir_all(daemon.directory.path().join("state.json/in/the/way")).unwrap();
     daemon.find(Ok(&[11])).await;
     daemon.until("web", |it| it.len() == 1).await;
@@ -1190,7 +1190,7 @@ async fn an_answer_to_a_lookup_from_before_a_reload_is_ignored() {
         next: None,
     };
     daemon.found.send(late).await.unwrap();
-    // What is asked once the owner task has it is answered behind it.
+    // A request that arrives after the owner task has taken it is answered after it.
     while daemon.found.capacity() < daemon.found.max_capacity() {
         tokio::task::yield_now().await;
     }
@@ -1215,7 +1215,7 @@ async fn however_a_backend_is_removed_it_keeps_its_flows_until_the_last_and_may_
         it.state == BackendState::Draining && it.leaving && it.share == 0.0 && it.flows == 46
     };
 
-    // By the file: the plan says the same as the reload, and both with how many flows.
+    // By the file: the plan and the reload agree, and both report the number of flows.
     let without = TWO_SERVICES.replace("[[service.backend]]\naddress = \"198.51.100.12:8080\"\n", "");
     write_config(&daemon.config_file(), &without);
     daemon.handle.backends(None).await.unwrap();
@@ -1236,7 +1236,7 @@ async fn however_a_backend_is_removed_it_keeps_its_flows_until_the_last_and_may_
     assert_eq!(back, ["service web: backend 198.51.100.12:8080 added, weight 100"]);
     daemon.until("web", |it| it[1].state == BackendState::Up && !it[1].leaving && it[1].share > 0.0).await;
 
-    // By the CLI, over a restart.
+    // By the CLI, across a restart.
     let said = daemon.handle.remove_backend("web".into(), second, Leave::Drain).await.unwrap();
     assert!(said.message.contains("draining, with 46 recorded flows"), "{}", said.message);
     let said = daemon.handle.remove_backend("web".into(), second, Leave::Drain).await.unwrap();
@@ -1280,7 +1280,7 @@ async fn drains_of_an_earlier_boot_are_over_and_the_wall_clock_does_not_matter()
     let by_hand: String =
         text.lines().filter(|line| !line.contains("checksum")).map(|line| format!("{line}\n")).collect();
     fs::write(&state, by_hand.replace(&boot, "00000000-0000-0000-0000-000000000000")).unwrap();
-    // A host that was started again has no tables.
+    // A rebooted host has no tables.
     daemon.kernel.lock().tables = Tables::default();
     let daemon = daemon.restart(TWO_SERVICES).await;
     assert_eq!(daemon.until("web", |_| true).await.len(), 1);
@@ -1444,7 +1444,7 @@ async fn affinity_is_refused_until_every_flow_is_recorded_and_again_after_a_rest
     daemon = daemon.restart(&config).await;
     assert!(refused(&daemon, "none").await.contains("Wait 1s"));
     tokio::time::sleep(Duration::from_millis(1100)).await;
-    // Another change to the service does not begin anew, but one that ends the recording does.
+    // Another change to the service does not restart it, but one that ends the recording does.
     set(&daemon, "on_no_backends", "drop").await.unwrap();
     assert!(set(&daemon, "affinity", "none").await.unwrap().changed);
     set(&daemon, "flow_tracking", "auto").await.unwrap();
@@ -1495,7 +1495,7 @@ async fn the_plan_reports_an_edit_that_a_runtime_change_overrides_until_it_is_re
     let after = plan().await;
     assert_eq!(after.changes, Vec::<String>::new());
     assert_eq!(after.overridden, ["service web: backend 198.51.100.11:8080 weight 100 -> 5"]);
-    // Whatever else is edited is in effect.
+    // All other edits are in effect.
     let other = edited.replace("address = \"198.51.100.12:8080\"", "address = \"198.51.100.14:8080\"");
     write_config(&daemon.config_file(), &other);
     assert_eq!(plan().await.overridden, after.overridden);

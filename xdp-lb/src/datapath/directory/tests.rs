@@ -1,5 +1,5 @@
-//! A directory against a plain map: what is put is found, what is removed is not, a daemon that takes
-//! over finds the same, and a packet never finds half of anything.
+//! Compares a directory with a plain map: inserted keys are found, removed ones are not, a daemon that takes over finds the same,
+//! and a packet never finds an incomplete record.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use xdp_lb_common::tables::directory::Source;
 use super::super::memory::Reader;
 use super::*;
 
-/// A record that shows whether it is whole.
+/// A record that shows whether it is complete.
 type Record = [u32; 6];
 
 fn record(number: u32) -> Record {
@@ -30,7 +30,7 @@ fn key(number: u32) -> Endpoint {
     Endpoint::new(address.into(), Port::new(number as u16), protocol)
 }
 
-/// An empty directory for so many keys.
+/// An empty directory for this many keys.
 fn directory(keys: u32) -> Directory<Record> {
     let (words, records) = (Words::anonymous(words(keys)), Records::anonymous(records(keys)));
     Directory::with_wait(words, records, || ()).unwrap()
@@ -56,7 +56,7 @@ enum Step {
     TakeOver,
 }
 
-/// How many keys the model has: enough that the table grows twice and is rebuilt while it is nearly full.
+/// The number of keys in the model: so many that the table grows twice, and is rebuilt while nearly full.
 const KEYS: u32 = 100;
 
 fn step() -> impl Strategy<Value = Step> {
@@ -167,7 +167,7 @@ fn a_table_that_was_half_built_when_its_daemon_died_is_never_seen() {
             word.store(rand::random(), Ordering::Relaxed);
         }
     }
-    // A record that was written and not yet named.
+    // A record that was written but not published yet.
     let place = directory.take().unwrap();
     directory.records.write(place, Keyed { key: key(5), record: record(999) }).unwrap();
     let mut next = adopted(&directory);
@@ -235,11 +235,11 @@ fn what_was_given_up_stays_as_it_is_until_no_packet_reads_it() {
     assert!((10..100).contains(&WAITS.get()), "{} waits", WAITS.get());
 }
 
-/// How many lookups the reader below has ended.
+/// The number of lookups that the reader below has finished.
 static LOOKUPS: AtomicU64 = AtomicU64::new(0);
 static IS_OVER: AtomicBool = AtomicBool::new(false);
 
-/// What [`grace::wait`] does for packets: whoever is reading now has ended.
+/// Replaces [`grace::wait`] for packets: after it, every lookup that was running has finished.
 fn wait_for_the_reader() {
     let before = LOOKUPS.load(Ordering::SeqCst);
     while LOOKUPS.load(Ordering::SeqCst) < before + 2 && !IS_OVER.load(Ordering::SeqCst) {
@@ -251,7 +251,7 @@ fn wait_for_the_reader() {
 fn a_reader_finds_every_key_whole_while_others_come_and_go() {
     const STAY: u32 = 100;
     let (words, records) = (Words::anonymous(words(1000)), Records::anonymous(records(1000)));
-    // The reader has its own view of the same memory, as the kernel has.
+    // Like the kernel, the reader has its own view of the same memory.
     let (words_again, records_again) = (words.share(), records.share());
     let mut directory = Directory::with_wait(words, records, wait_for_the_reader).unwrap();
     let stay: Vec<_> = (0..STAY).map(|number| (key(number), record(number))).collect();

@@ -1,4 +1,4 @@
-//! Copies of words that CPUs share, made when they are first read: what is written to them is seen by nobody else.
+//! Copies of shared words, made when they are first read. Writes to a copy are not visible to others.
 
 use std::cell::Cell;
 
@@ -11,7 +11,7 @@ use super::kept::Kept;
 pub struct Copied(Cell<u64>);
 
 impl Copied {
-    /// A copy of what the word is now.
+    /// A copy of the word's current value.
     pub fn of(word: &impl Word) -> Self {
         Self(Cell::new(word.load()))
     }
@@ -39,7 +39,7 @@ impl Word for Copied {
     }
 }
 
-/// The copies of a table's entries, by place.
+/// The copies of a table's entries, by index.
 pub struct Copies<T>(Kept<(u32, T)>);
 
 impl<T> Default for Copies<T> {
@@ -49,7 +49,7 @@ impl<T> Default for Copies<T> {
 }
 
 impl<T> Copies<T> {
-    /// The copy of the entry at this place.
+    /// The copy of the entry at this index.
     pub fn at(&self, place: u32, copy: impl FnOnce() -> T) -> &T {
         &self.0.find_or_put(|(of, _)| *of == place, || (place, copy())).1
     }

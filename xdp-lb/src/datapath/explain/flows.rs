@@ -1,4 +1,4 @@
-//! The flow table as one packet would find and change it, in copies of what it touches.
+//! The flow table as one packet would find and change it, on copies of what it accesses.
 
 use std::array::from_fn;
 use std::cell::Cell;
@@ -10,10 +10,10 @@ use xdp_lb_common::hash::FlowHash;
 use super::copies::{Copied, Copies};
 use crate::datapath::memory::FlowMemory;
 
-/// How often a line is copied that somebody writes meanwhile.
+/// How often to retry copying a line that is being written.
 const TRIES: u32 = 8;
 
-/// The flow table, copied where it is touched.
+/// The flow table, copied on access.
 pub struct CopiedFlows<'a> {
     live: &'a FlowMemory,
     tags: Copies<Copied>,
@@ -24,7 +24,7 @@ pub struct CopiedFlows<'a> {
 }
 
 impl<'a> CopiedFlows<'a> {
-    /// Nothing is copied yet.
+    /// Without any copies yet.
     pub fn new(live: &'a FlowMemory) -> Self {
         Self {
             live,
@@ -36,7 +36,7 @@ impl<'a> CopiedFlows<'a> {
         }
     }
 
-    /// Whether a record was looked for.
+    /// Whether a record was looked up.
     pub fn is_touched(&self) -> bool {
         self.is_touched.get()
     }
@@ -60,7 +60,7 @@ impl Memory for CopiedFlows<'_> {
         Some(self.lines.at(place, || copy(shared)))
     }
 
-    /// Nobody else has a lock of these copies.
+    /// Nobody else holds a lock among these copies.
     fn lock(&self, hash: FlowHash) -> Option<&Copied> {
         Some(self.locks.at(hash.bits(), Copied::default))
     }
@@ -73,7 +73,7 @@ impl Memory for CopiedFlows<'_> {
 
 impl Plain for CopiedFlows<'_> {}
 
-/// A line as it was at one moment: its first word changes with each write to the others.
+/// A consistent copy of a line: its first word changes with each write to the others.
 fn copy<W: Word>(shared: &Line<W>) -> Line<Copied> {
     let mut copied: Line<Copied> = from_fn(|word| Copied::of(&shared[word]));
     for _ in 1..TRIES {

@@ -1,4 +1,4 @@
-//! Values that are kept where they are until all of them are dropped, so that references to them can be lent meanwhile.
+//! Values that do not move until all of them are dropped, so that references to them can be lent.
 
 use std::cell::OnceCell;
 
@@ -21,7 +21,7 @@ impl<T> Default for Kept<T> {
 }
 
 impl<T> Kept<T> {
-    /// The first value for which `is` holds; without one, what `make` makes, which is kept from then on.
+    /// The first value for which `is` holds. If there is none, keeps the one that `make` returns.
     pub fn find_or_put(&self, is: impl Fn(&T) -> bool, make: impl FnOnce() -> T) -> &T {
         let mut link = &self.first;
         while let Some(node) = link.get() {
@@ -33,7 +33,7 @@ impl<T> Kept<T> {
         &link.get_or_init(|| Box::new(Node { value: make(), next: OnceCell::new() })).value
     }
 
-    /// Keeps one more value.
+    /// Keeps another value.
     pub fn put(&self, value: T) -> &T {
         self.find_or_put(|_| false, || value)
     }

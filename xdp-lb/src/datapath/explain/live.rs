@@ -1,4 +1,4 @@
-//! The tables of the datapath, to be read while packets and the daemon use them.
+//! The datapath's tables, read while packets and the daemon use them.
 
 use std::os::fd::OwnedFd;
 
@@ -13,7 +13,7 @@ use xdp_lb_common::tables::{
 use crate::datapath::memory::{FlowMemory, Records, Words};
 use crate::datapath::plain::Plain;
 
-/// A table by keys.
+/// A table with keys.
 type Keyed<K, V> = HashMap<MapData, Plain<K>, Plain<V>>;
 
 /// A directory's words and records.
@@ -22,7 +22,7 @@ pub struct Directory<R> {
     pub records: Records<R>,
 }
 
-/// The tables, by descriptors and mappings of their own.
+/// The tables, with their own descriptors and mappings.
 pub struct LiveTables {
     pub(super) settings: Array<MapData, Plain<Settings>>,
     pub(super) own_macs: Words,
@@ -48,10 +48,10 @@ pub struct LiveTables {
 }
 
 impl LiveTables {
-    /// The tables, each by the descriptor that `open` returns for its name.
+    /// Opens the tables, each by the descriptor that `open` returns for its name.
     ///
     /// # Errors
-    /// If one cannot be opened or mapped, or is not of this layout.
+    /// If one cannot be opened or mapped, or has another layout.
     pub(in crate::datapath) fn open(open: impl Fn(&'static str) -> Result<OwnedFd>) -> Result<Self> {
         let data =
             |name| MapData::from_fd(open(name)?).with_context(|| format!("cannot open the table {name}"));

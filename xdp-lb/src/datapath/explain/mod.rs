@@ -1,7 +1,7 @@
-//! The datapath in this process, over the live tables, which it reads and does not change: what would become of a packet.
+//! Runs the datapath in this process on the live tables, read-only, to find out what would happen to a packet.
 //!
-//! It is the very [`process`] that the kernel runs. What it would write, it writes into copies that are dropped with the answer, and each
-//! table that it asks is noted, so that its way through the tables can be told.
+//! It is the same [`process`] as in the kernel. Its writes change copies, which are dropped afterwards, and its lookups are
+//! recorded, so that the packet's path through the tables can be shown.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! One packet, from its arrival to its verdict.
+//! Processes one packet, from its arrival to its verdict.
 
 use anyhow::Result;
 use xdp_lb_common::flow_table::Steps as _;
@@ -12,25 +12,25 @@ use super::live::LiveTables;
 use super::lookup::Lookup;
 use super::view::View;
 
-/// What would become of a packet.
+/// What would happen to a packet.
 #[derive(Clone, Debug)]
 pub struct Processed {
-    /// What is done with it.
+    /// The verdict.
     pub verdict: Verdict,
     /// The frame as it would leave.
     pub frame: Vec<u8>,
-    /// What was asked on the way, in order; an answer that was given twice is here once.
+    /// The lookups, in order, without duplicates.
     pub lookups: Vec<Lookup>,
-    /// Whether the flow's record was looked for.
+    /// Whether the flow's record was looked up.
     pub wants_record: bool,
     /// The flow's record, if there is one.
     pub record: Option<Record>,
-    /// Seconds of the clock that records have.
+    /// Seconds of the clock of flow records.
     pub now: u32,
 }
 
 impl LiveTables {
-    /// What would become of this frame, which comes in by the interface of this index; its flow has this key.
+    /// Processes this frame, which arrives on the interface with this index, and whose flow has this key.
     ///
     /// # Errors
     /// If the tables cannot be read.

@@ -28,7 +28,7 @@ use crate::datapath::clock::monotonic;
 use crate::datapath::memory::Words;
 use crate::datapath::plain::Plain;
 
-/// The live tables for one packet, with room for what it is lent.
+/// The live tables for one packet, with room for the values that it borrows.
 pub struct View<'a> {
     live: &'a LiveTables,
     settings: Settings,
@@ -46,7 +46,7 @@ pub struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    /// The tables as they are now.
+    /// The tables at this moment.
     ///
     /// # Errors
     /// If the settings or the clock cannot be read.
@@ -68,7 +68,7 @@ impl<'a> View<'a> {
         })
     }
 
-    /// What was asked, whether a record was looked for, and when: seconds.
+    /// The lookups, whether a record was looked up, and the time in seconds.
     ///
     /// # Errors
     /// If a table could not be read.
@@ -102,7 +102,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// What a map holds.
+    /// The value that a map contains.
     fn look<T>(&self, found: Result<T, aya::maps::MapError>) -> Option<T> {
         match found {
             Ok(value) => Some(value),
@@ -115,12 +115,12 @@ impl<'a> View<'a> {
     }
 }
 
-/// A word; 0 where there is none.
+/// A word. 0 if it does not exist.
 fn word(words: &Words, place: u32) -> u64 {
     words.all().get(place as usize).map_or(0, |word| word.load(Ordering::Acquire))
 }
 
-/// A directory, and room for what is found in it.
+/// A directory, and room for the records found in it.
 struct Reader<'a, R> {
     directory: &'a Directory<R>,
     room: &'a Kept<Keyed<R>>,
@@ -231,7 +231,7 @@ impl<'v> Tables for View<'v> {
         self.look(self.live.vlans.get(&ifindex, 0)).map(|Plain(device)| device)
     }
 
-    /// Health checks of VIPs are not looked at.
+    /// Health checks through VIPs are not processed.
     fn check(&self, _: &FlowKey) -> Option<&Check> {
         None
     }

@@ -1,4 +1,4 @@
-//! Tables that hold what today's do.
+//! Tables with the same contents as the current ones.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,10 +22,10 @@ pub struct Alike {
 }
 
 impl Alike {
-    /// Those pinned in this directory.
+    /// Opens those pinned in this directory.
     ///
     /// # Errors
-    /// Where they are not all there.
+    /// If some are missing.
     pub fn open(directory: &Path, options: &Options) -> Result<Self> {
         let (maps, sizes) = take(directory, options)?;
         Ok(Self { maps, sizes, directory: directory.to_owned(), options: options.clone() })
@@ -46,7 +46,7 @@ impl Former for Alike {
     }
 
     fn tables(&self) -> Result<Tables> {
-        // Opened anew: where services are is read once, and changes while another daemon works with the tables.
+        // Opened anew: the places of services are read once, and change while another daemon uses the tables.
         let (maps, sizes) = take(&self.directory, &self.options)?;
         maps.read(&sizes)
     }

@@ -29,7 +29,7 @@ use crate::tables::Tables;
 /// The number of commit 792b7f2's layout.
 pub const LAYOUT_VERSION: u32 = 33_913;
 
-/// How many reasons it had; number 14 meant something else.
+/// The number of its reasons. Number 14 had another meaning.
 const REASONS: u32 = 31;
 const ANOTHER_REASON: u32 = 14;
 
@@ -86,10 +86,10 @@ pub struct Lru {
 }
 
 impl Lru {
-    /// Those pinned in this directory.
+    /// Opens those pinned in this directory.
     ///
     /// # Errors
-    /// Where they are not all there.
+    /// If some are missing.
     pub fn open(directory: &Path, options: &Options) -> Result<Self> {
         let map = |name: &str| data(directory, name);
         let count = |name: &str| entries(&Map::Array(map(name)?));
@@ -111,7 +111,7 @@ impl Lru {
         })
     }
 
-    /// The services, read anew: the directory changes while another daemon works with it.
+    /// The services, read anew: the directory changes while another daemon uses it.
     fn services(&self) -> Result<Directory<Service>> {
         let words = Words::new(&Map::Array(data(&self.directory, "SERVICE_PLACES")?))?;
         Directory::new(words, Records::new(&Map::Array(data(&self.directory, "SERVICES")?))?)
@@ -144,7 +144,7 @@ impl Former for Lru {
         })
     }
 
-    /// Replies, server ids and ranges of sources follow from the configuration: the daemon writes them anew.
+    /// Without replies, server ids and source ranges, which follow from the configuration: the daemon writes them anew.
     fn tables(&self) -> Result<Tables> {
         let mut tables = Tables::default();
         for entry in self.services()?.iter() {
@@ -210,7 +210,7 @@ impl Former for Lru {
 
     fn records(&self, since: u32, visit: &mut dyn FnMut(&Record)) -> Result<()> {
         for table in &self.flows {
-            // What is evicted while it is read is missed, as it would be by a packet.
+            // A record that is evicted while it is read is missed, as by a packet.
             for (Plain(key), Plain(flow)) in table.iter().filter_map(Result::ok) {
                 if flow.is_reply() {
                     continue;
@@ -226,7 +226,7 @@ impl Former for Lru {
 }
 
 impl Lru {
-    /// The record of the backend's packets, where there is one.
+    /// The record of the backend's packets, if there is one.
     fn reply_of(&self, key: &FlowKey, flow: &OldFlow) -> Option<OldFlow> {
         let backend = Endpoint::new(flow.destination, flow.destination_port, key.protocol);
         let client = Endpoint::new(flow.source, flow.source_port, key.protocol);
@@ -246,9 +246,9 @@ impl OldFlow {
     }
 }
 
-/// The record of a flow, of its two halves.
+/// A flow's record, from its two halves.
 fn record(key: &FlowKey, flow: &OldFlow, reply: Option<&OldFlow>) -> Record {
-    /// A flow that has lived for so long is none that its sender has made up: packets in so many seconds.
+    /// A flow that has lived this many seconds is not spoofed: the number of seconds with packets.
     const STEADY: u8 = 3;
     const OF_REPLIES: u8 = BACKEND_FIN | BACKEND_RESET;
     let source = Endpoint::new(flow.source, flow.source_port, key.protocol);
@@ -275,14 +275,14 @@ fn record(key: &FlowKey, flow: &OldFlow, reply: Option<&OldFlow>) -> Record {
     record
 }
 
-/// The mode of a number that it had then.
+/// The mode with that old number.
 fn mode(old: Code<Mode>) -> Code<Mode> {
     let modes = [Mode::FullNat, Mode::Nat, Mode::Dsr, Mode::Ipip, Mode::Gue];
     let is_old = |number: &u8| old == Code::from_number(*number);
     (0..).zip(modes).find(|(number, _)| is_old(number)).map_or(old, |(_, mode)| mode.into())
 }
 
-/// A backend, with the state of a number that it had then, and nothing known of its neighbours.
+/// A backend, with the state of that old number, and without its next hop.
 fn renewed(old: Backend) -> Backend {
     let states = [BackendState::Vacant, BackendState::Up, BackendState::Draining, BackendState::Down];
     let is_old = |number: &u8| old.state == Code::from_number(*number);

@@ -1,4 +1,4 @@
-//! What tables of any layout say, in today's terms.
+//! Tables of any layout, in the current types.
 
 use std::collections::BTreeMap;
 
@@ -11,27 +11,28 @@ use crate::tables::Tables;
 
 /// Tables of another layout. They are only read.
 pub trait Former: Send {
-    /// How large the new tables have to be.
+    /// The sizes for the new tables.
     fn limits(&self) -> Limits;
-    /// What holds for every service.
+    /// The settings for all services.
     fn settings(&self) -> Result<Settings>;
-    /// What stands in the tables that the control plane writes, as far as it does not follow from that anyway.
+    /// The contents of the tables that the control plane writes, unless they follow from the configuration anyway.
     fn tables(&self) -> Result<Tables>;
-    /// What was counted.
+    /// The counters.
     fn counts(&self, tables: &Tables) -> Result<Counts>;
     /// The VLAN devices: device index to parent's index and VLAN id.
     fn vlans(&self) -> Result<BTreeMap<u32, (u32, u16)>>;
-    /// Shows every flow record with a packet at this second of the kernel's clock, or later. Where it stands says nothing.
+    /// Passes every flow record with a packet at this second of the kernel's clock, or later, to `visit`. Its place does not
+    /// matter.
     fn records(&self, since: u32, visit: &mut dyn FnMut(&Record)) -> Result<()>;
 }
 
-/// What packets counted.
+/// The packet counters.
 #[derive(Debug, Default)]
 pub struct Counts {
     /// By a reason's number.
     pub reasons: Vec<u64>,
-    /// By a backend's place.
+    /// By a backend's index.
     pub backends: BTreeMap<BackendIndex, Traffic>,
-    /// What services' former backends counted.
+    /// The counters of services' former backends.
     pub former: BTreeMap<ServiceIndex, Traffic>,
 }

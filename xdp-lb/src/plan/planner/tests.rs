@@ -11,7 +11,7 @@ use xdp_lb_common::tables::{
 use super::*;
 use crate::plan::wanted::{Path, Sources, ring_len};
 
-/// When plans are made, in seconds of the clock that packets are noted by.
+/// The time of plans, in seconds of the clock of flow records.
 const NOW: u32 = 7_000;
 
 const LIMITS: Limits = Limits {
@@ -23,12 +23,11 @@ const LIMITS: Limits = Limits {
     source_rates: 1,
     fragments: 1,
 };
-/// How many ranges a list has, where there is one.
+/// The number of ranges in a list, if there is one.
 const LIST: usize = 3;
 const SIZES: Sizes = Sizes { limits: LIMITS, snat_addresses: 32 };
 
-/// The tables as the kernel has them: flat slots, and nothing that says where a ring ends but its
-/// service's record.
+/// The tables as the kernel has them: flat slots, without the ends of rings except in their services' records.
 #[derive(Clone)]
 struct Kernel {
     tables: Tables,
@@ -61,7 +60,7 @@ impl Kernel {
         Tables { rings, ..self.tables.clone() }
     }
 
-    /// What any packet may rely on, whenever it arrives: after this write, where it held before it.
+    /// The invariants on which any packet may rely, whenever it arrives: they must hold after this write if they held before it.
     fn check(&self, write: &Write) -> Result<(), String> {
         let written = match write {
             Write::Slots(at, slots) => at.0..at.0 + slots.len() as u32,
@@ -102,7 +101,7 @@ impl Kernel {
     }
 
     fn check_slot(&self, vip: &Endpoint, service: &Service, slot: Slot) -> Result<(), String> {
-        // Flows that drain keep their slots when nobody is left to take new ones.
+        // Draining flows keep their slots if no backend is left to take new ones.
         let nobody = BackendIndex::default();
         let prior = match slot.prior() == nobody {
             true => None,
@@ -143,7 +142,7 @@ impl Kernel {
     }
 }
 
-/// What the tables must say, found from what is wanted alone.
+/// Checks the contents of the tables against what is wanted alone.
 fn expect(tables: &Tables, wanted: &[WantedService]) -> Result<(), String> {
     let ensure = |holds: bool, what: &str| if holds { Ok(()) } else { Err(what.to_string()) };
     ensure(tables.services.len() == wanted.len(), "as many services as wanted")?;
@@ -252,7 +251,7 @@ fn up(numbers: impl IntoIterator<Item = u8>) -> Vec<WantedBackend> {
     numbers.into_iter().map(|number| backend(number, 100, BackendState::Up)).collect()
 }
 
-/// A planner and a kernel that have come to what is wanted.
+/// A planner and a kernel with the wanted tables.
 fn settled(wanted: &[WantedService]) -> (Planner, Kernel) {
     let (mut planner, mut kernel) = (Planner::new(Tables::default(), SIZES), Kernel::new(&LIMITS));
     step(&mut planner, &mut kernel, wanted).unwrap();
@@ -351,7 +350,7 @@ fn a_ring_of_another_length_is_written_to_free_room_and_swapped_in() {
 
 #[test]
 fn a_rings_length_follows_from_what_is_wanted_and_not_from_what_was_before() {
-    // From one backend to 21 and back to two, with everything settled in between.
+    // From one backend to 21 and back to two, settling everything in between.
     let mut wanted = [service(1, Mode::Nat, up(1..2))];
     let (mut planner, mut kernel) = settled(&wanted);
     for (backends, length) in [(1, 1), (2, 1_016), (3, 1_016), (21, 8_128)] {
@@ -364,7 +363,7 @@ fn a_rings_length_follows_from_what_is_wanted_and_not_from_what_was_before() {
     step(&mut planner, &mut kernel, &wanted).unwrap();
     let length = |planner: &Planner| planner.tables().services.values().next().unwrap().ring_len;
     assert_eq!((length(&planner), planner.can_shrink()), (8_128, false), "its flows are not recorded yet");
-    // What settling does in time: first every flow has a record.
+    // The eventual result of settling: first every flow has a record.
     settle(&mut planner, &mut kernel, |_| false);
     assert!(planner.can_shrink());
     step(&mut planner, &mut kernel, &wanted).unwrap();
@@ -379,7 +378,7 @@ fn a_rings_length_follows_from_what_is_wanted_and_not_from_what_was_before() {
     assert_eq!(ring(&planner), ring(&other), "as a balancer that has just been started");
 }
 
-/// Makes slots recorded that move, and settles those that `rests`.
+/// Makes moving slots recorded ones, and settles those that `rests` selects.
 fn settle(planner: &mut Planner, kernel: &mut Kernel, rests: impl Fn(&Slot) -> bool) {
     let at_rest = |slot: &Slot| match slot.is_tracked() {
         true if rests(slot) => Slot::settled(slot.owner()),
@@ -547,7 +546,7 @@ fn any_service(number: u8) -> impl Strategy<Value = WantedService> {
     })
 }
 
-/// One change of what is wanted: a service anew, gone, or one of its backends changed.
+/// A change of the wanted services: a service added or removed, or one of its backends changed.
 #[derive(Clone, Debug)]
 enum Change {
     Service(WantedService),
@@ -624,7 +623,7 @@ proptest! {
                 prop_assert_eq!(old, new);
                 prop_assert_eq!(before.ring(old), planner.tables().ring(new));
             }
-            // A ring of a service that has lost its backends can be made shorter at once.
+            // The ring of a service that has lost its backends can be shortened at once.
             while planner.can_shrink() {
                 let before = planner.tables().rings.values().map(Vec::len).sum::<usize>();
                 step(&mut planner, &mut kernel, &wanted).map_err(TestCaseError::fail)?;
@@ -636,7 +635,7 @@ proptest! {
     }
 }
 
-/// A service on a range of ports of 192.0.2.`number`, over one backend that keeps the port.
+/// A service on a port range of 192.0.2.`number`, with one backend that keeps the port.
 fn on_range(number: u8, first: u16, last: u16, mode: Mode) -> WantedService {
     let mut wanted = service(number, mode, up([1]));
     wanted.backends[0].address.set_port(0);

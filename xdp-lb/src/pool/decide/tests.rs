@@ -12,7 +12,7 @@ use crate::plan::planner::Planner;
 use crate::pool::testing::*;
 use crate::tables::Tables;
 
-/// What becomes of a backend whose flows have ended.
+/// The state of a backend whose flows have ended.
 const ENDED: datapath::BackendState = datapath::BackendState::Ending;
 
 #[test]
@@ -153,7 +153,7 @@ fn a_backend_without_a_route_keeps_its_path_and_flows() {
     pool.decide_at(Instant::now());
     assert_eq!(states(&pool)[0], (State::Unresolved, Tables::Failing));
     assert_eq!(pool.wanted()[0].backends[0].path, path);
-    // A neighbour that does not answer is another thing.
+    // A neighbour that does not answer is another case.
     pool.set_next_hop(address, Err(NoNextHop::Silent("198.51.100.11 on eth1 does not answer ARP".into())));
     pool.decide_at(Instant::now());
     assert_eq!(states(&pool)[0], (State::Unresolved, ENDED));
@@ -181,7 +181,7 @@ fn a_new_daemon_keeps_the_flows_of_a_failing_backend_until_its_first_check() {
     pool.decide_at(Instant::now());
     assert_eq!(states(&pool)[0], (BackendState::Checking, Datapath::Failing));
     assert_eq!(states(&pool)[1], (BackendState::Up, Datapath::Up));
-    // Its next hop goes and comes back before its first check has ended.
+    // Its next hop disappears and returns before its first check has ended.
     let address: IpAddr = "198.51.100.11".parse().unwrap();
     let Hop::Known(next_hop) = known() else { unreachable!("it is known") };
     pool.set_next_hop(address, Err(NoNextHop::Here("eth1 is down".into())));
@@ -254,7 +254,7 @@ fn if_too_few_are_up_those_that_are_down_take_flows_and_say_why() {
     let kept = pool.known(&pool.targets()[1].0.id).unwrap();
     let reason = format!("health check: it said so; takes flows anyway: {why}");
     assert_eq!(kept.condition.reason, reason);
-    // One without a way to it cannot be kept.
+    // Without a path to it, it cannot be kept.
     pool.set_next_hop("198.51.100.12".parse().unwrap(), Err(NoNextHop::Here("no route".into())));
     pool.decide_at(Instant::now());
     assert_eq!(states(&pool)[1], (State::Unresolved, Tables::Failing));
@@ -293,7 +293,7 @@ fn returning_backends_start_slowly_and_those_of_a_new_service_do_not() {
     assert_eq!(portions(&pool), [100, 100, 50]);
     assert!(!pool.is_due(at(49)) && pool.is_due(at(50)));
 
-    // One that fails on the way begins anew; one that the operator drained is cold, too.
+    // A backend that fails during its slow start begins anew. One that the operator drained is cold, too.
     pool.report(report(&ids[2], Down), Instant::now());
     pool.effective.services[0].backends[1].admin = AdminState::Draining;
     pool.decide_at(at(50));
@@ -306,7 +306,7 @@ fn returning_backends_start_slowly_and_those_of_a_new_service_do_not() {
     assert_eq!(portions(&pool), [100, 100, 100]);
     assert!(!pool.is_due(at(1000)));
 
-    // A backend that comes to a service which is there; without a slow start, it has its share at once.
+    // A backend that is added to an existing service. Without slow start, it has its full share at once.
     for (slow_start, portion) in [(Some(Duration::from_secs(90)), 10), (None, 100)] {
         let mut pool = pool.clone();
         let mut effective = pool.effective().clone();
@@ -358,7 +358,7 @@ fn a_backend_whose_flows_fail_is_ejected_tried_and_used_again() {
     );
     assert!(reason(&pool, 1).contains("90 % of 100 new flows were reset or not answered; not ejected"));
 
-    // The second has recovered by now; the third gets its trial, by itself.
+    // The second has recovered by now. The third gets its trial without further input.
     assert!(!pool.is_due(at(8)));
     assert!(pool.is_due(at(11)));
     count(&mut pool, &[[200, 200, 90], [200, 200, 90], [100, 0, 100]], at(11));
@@ -456,7 +456,7 @@ fn a_new_backend_waits_for_its_agent_and_one_that_cannot_be_asked_changes_nothin
     pool.weigh(now);
     assert_eq!(weights(&pool), [10_000, 5_000]);
 
-    // Nor does one that is not there any more.
+    // Nor does a backend that no longer exists.
     agents_say(&mut pool, &[None, None], now + Duration::from_secs(60));
     assert_eq!(pool.weigh(now + Duration::from_secs(60)), []);
     assert_eq!(weights(&pool), [10_000, 5_000]);
@@ -472,7 +472,7 @@ fn an_agent_takes_its_backend_out_and_back_independently_of_operator_and_check()
     let second = |pool: &Pool| states(pool)[1];
     agents_say(&mut pool, &[part(100), says(AgentAdmin::Drain)], now);
     assert_eq!(second(&pool), (State::Draining, datapath::BackendState::Draining));
-    // A check that fails comes first, and the panic threshold leaves alone what is drained.
+    // A failed check has precedence, and the panic threshold does not affect drained backends.
     set_health(&mut pool, &[(false, Up), (false, Down)]);
     assert_eq!(second(&pool).0, State::Down);
     set_health(&mut pool, &[(false, Up), (false, Up)]);
@@ -481,7 +481,7 @@ fn an_agent_takes_its_backend_out_and_back_independently_of_operator_and_check()
     let down = AgentReply { operation: Some(AgentOperation::Down), ..AgentReply::default() };
     agents_say(&mut pool, &[part(100), Some(down)], at(20));
     assert_eq!(second(&pool), (State::Down, datapath::BackendState::Failing));
-    // What the operator drains keeps its flows, whatever the agent says.
+    // A backend that the operator drains keeps its flows, whatever the agent reports.
     pool.effective.services[0].backends[1].admin = AdminState::Draining;
     pool.decide_at(at(20));
     assert_eq!(second(&pool), (State::Draining, datapath::BackendState::Draining));

@@ -13,14 +13,14 @@ fn weights_follow_agents_together_and_not_too_often() {
     let now = Instant::now();
     let at = |seconds: u64| now + Duration::from_secs(seconds);
     let mut pool = pool_with(with_agent, &[(false, Up); 3]);
-    // Until all were heard of, nothing moves.
+    // Nothing moves before all have replied.
     let first = ids(&pool).swap_remove(0);
     pool.on_agent_report(AgentReport { id: first.clone(), result: Ok(part(50).unwrap()) }, now);
     pool.decide_at(now);
     assert_eq!(pool.weigh(now), []);
     agents_say(&mut pool, &[part(50), part(100), part(95)], now);
     let told: Vec<_> = pool.weigh(now).into_iter().map(|it| (it.percent, it.reason)).collect();
-    // Those that come into the ring come with what they are to have.
+    // Those that join the ring start with their intended weight.
     assert_eq!(told, [(50, "agent: ready up 50%".into()), (95, "agent: ready up 95%".into())]);
     assert_eq!(weights(&pool), [5_000, 10_000, 9_500]);
 
@@ -34,7 +34,7 @@ fn weights_follow_agents_together_and_not_too_often() {
     }
     assert!(changes.len() <= 10 && changes.windows(2).all(|pair| pair[1] - pair[0] >= 10), "{changes:?}");
 
-    // Where the service has no agents any more, weights are as given.
+    // If the service no longer has agents, weights are the configured ones.
     let mut effective = pool.effective().clone();
     effective.services[0].service.agent = None;
     pool.set_effective(effective, &Tables::default(), at(100));
@@ -54,7 +54,7 @@ fn weights_follow_checks_only_if_configured_and_only_of_serving_backends() {
         };
         let mut pool = pool_with(follow, &[(false, Up), (false, Up), (false, Up), (true, Up)]);
         pool.weigh(now);
-        // A backup stands by, and its checks are no measure.
+        // A backup is on standby, and its checks do not count.
         checks_take(&mut pool, &[9, 9, 20, 1], 50);
         let told = pool.weigh(now);
         if !latency {
@@ -67,7 +67,7 @@ fn weights_follow_checks_only_if_configured_and_only_of_serving_backends() {
         assert_eq!(weights(&pool), [10_000, 10_000, 5_000, 10_000]);
         assert_eq!(pool.weigh(at(1)), [], "once");
 
-        // A backend that is drained is not a measure either: of the two that are left, the quick one is.
+        // A drained backend does not count either: of the remaining two, the fast one does.
         pool.effective.services[0].backends[0].admin = AdminState::Draining;
         checks_take(&mut pool, &[1, 40, 9, 1], 200);
         pool.decide_at(at(20));

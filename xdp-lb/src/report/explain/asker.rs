@@ -1,4 +1,4 @@
-//! One question, and its answer.
+//! A query, and its answer.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ use crate::pool::definition::{number, vip};
 use crate::report::documents::InterfaceView;
 use crate::report::snapshot::Snapshot;
 
-/// What the answer needs besides the tables.
+/// The data for the answer besides the tables.
 pub(super) struct Asker<'a> {
     pub(super) snapshot: &'a Snapshot,
     /// The services' names.
@@ -30,10 +30,10 @@ pub(super) struct Asker<'a> {
 }
 
 impl Snapshot {
-    /// What would become of a packet, and of those of other clients.
+    /// What would happen to a packet, and to those of other clients.
     ///
     /// # Errors
-    /// If there is no such packet or interface, or the tables cannot be read.
+    /// If such a packet or interface cannot exist, or the tables cannot be read.
     pub fn explain(&self, request: &ExplainRequest) -> Answer<ExplainView> {
         check(request)?;
         let interface = self.ingress_of(request)?;
@@ -52,7 +52,7 @@ impl Snapshot {
         Ok(view)
     }
 
-    /// The interface that the packet comes in by.
+    /// The interface on which the packet arrives.
     fn ingress_of(&self, request: &ExplainRequest) -> Answer<&InterfaceView> {
         let mut attached = self.interfaces.iter().filter(|it| it.mode.is_some());
         let named = |name: &str| self.interfaces.iter().find(|it| it.name == name && it.mode.is_some());
@@ -69,7 +69,7 @@ impl Snapshot {
     }
 }
 
-/// Whether there can be such a packet.
+/// Checks whether such a packet is possible.
 fn check(request: &ExplainRequest) -> Answer<()> {
     let ExplainRequest { client, vip, protocol, flags, clients, .. } = request;
     if client.is_ipv4() != vip.is_ipv4() {
@@ -88,7 +88,7 @@ fn check(request: &ExplainRequest) -> Answer<()> {
 }
 
 impl<'a> Asker<'a> {
-    /// What would become of the packet of this client.
+    /// What would happen to this client's packet.
     pub(super) fn process(&self, client: SocketAddr) -> Answer<Processed> {
         let ExplainRequest { vip, protocol: of, flags, .. } = self.request;
         let packet = Packet { client, vip: *vip, protocol: *of, flags };
@@ -158,18 +158,18 @@ impl<'a> Asker<'a> {
         self.names.get(&service.index).map(|name| (*name).to_owned())
     }
 
-    /// Where a backend gets the packet.
+    /// A backend's address for the packet.
     pub(super) fn address(&self, backend: &Backend) -> SocketAddr {
         backend.endpoint_for(&Endpoint::from_socket(self.request.vip, number(self.request.protocol))).socket()
     }
 }
 
-/// What becomes of a packet, in short.
+/// A packet's outcome, in short.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Outcome {
     /// Why it is not forwarded.
     pub(super) reason: Option<Reason>,
-    /// The backend that it is sent to, or comes from.
+    /// The backend to which it is sent, or from which it is.
     pub(super) backend: Option<(BackendIndex, Backend)>,
 }
 
@@ -201,7 +201,7 @@ impl Processed {
         })
     }
 
-    /// A backend that was looked at.
+    /// A backend that was looked up.
     pub(super) fn backend(&self, index: BackendIndex) -> Option<Backend> {
         self.lookups.iter().find_map(|lookup| match lookup {
             Lookup::Backend(of, backend) if *of == index => Some(*backend),
@@ -210,7 +210,7 @@ impl Processed {
     }
 }
 
-/// What becomes of a packet that is not forwarded.
+/// What happens to a packet that is not forwarded.
 pub(super) const fn kind_in_words(kind: Kind) -> &'static str {
     match kind {
         Kind::Pass => "passed to this host",

@@ -1,4 +1,4 @@
-//! Frames: the one whose way is told, and what is read of the one that would leave.
+//! Frames: builds the one to explain, and parses the one that would leave.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,18 +10,18 @@ use xdp_lb_common::process::GUE_PORT;
 
 use crate::model::{Protocol, TcpFlag};
 
-/// The Ethernet address of the router that the frame comes from: a locally administered one.
+/// The Ethernet address of the router that sends the frame, locally administered.
 const ROUTER: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
-/// The hop count that most hosts begin with, less a few hops.
+/// The initial hop count of most hosts, minus some hops.
 const HOPS: u8 = 60;
 
 /// A packet.
 #[derive(Clone, Copy, Debug)]
 pub struct Packet<'a> {
-    /// Its sender.
+    /// Its source.
     pub client: SocketAddr,
-    /// Whom it is sent to, of the same family.
+    /// Its destination, in the same family.
     pub vip: SocketAddr,
     /// Its protocol.
     pub protocol: Protocol,
@@ -29,7 +29,7 @@ pub struct Packet<'a> {
     pub flags: &'a [TcpFlag],
 }
 
-/// The frame in which the packet comes to this Ethernet address.
+/// The frame with the packet, to this Ethernet address.
 pub fn frame(packet: &Packet<'_>, mac: [u8; 6]) -> Option<Vec<u8>> {
     let transport = transport(packet);
     let number = match packet.protocol {
@@ -63,7 +63,7 @@ pub fn frame(packet: &Packet<'_>, mac: [u8; 6]) -> Option<Vec<u8>> {
     Some(frame)
 }
 
-/// The TCP or UDP header, without a checksum: the datapath changes it by what it rewrites, and never verifies it.
+/// The TCP or UDP header, without a checksum: the datapath updates it, but never verifies it.
 fn transport(packet: &Packet<'_>) -> Vec<u8> {
     let (source, destination) = (packet.client.port(), packet.vip.port());
     match packet.protocol {
@@ -84,7 +84,7 @@ fn transport(packet: &Packet<'_>) -> Vec<u8> {
                 }
             }
             if header.syn {
-                // As hosts on an Ethernet send it.
+                // Like hosts on an Ethernet.
                 let room = header.set_options(&[TcpOptionElement::MaximumSegmentSize(1460)]);
                 debug_assert!(room.is_ok(), "a header has room for four bytes of options");
             }
@@ -93,10 +93,10 @@ fn transport(packet: &Packet<'_>) -> Vec<u8> {
     }
 }
 
-/// What is read of a frame that would leave.
+/// The parsed frame that would leave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sent {
-    /// Whom it comes from, and goes to.
+    /// Its source and destination MAC.
     pub macs: [[u8; 6]; 2],
     /// The outer addresses, in a tunnel.
     pub tunnel: Option<[IpAddr; 2]>,
@@ -104,7 +104,7 @@ pub struct Sent {
     pub packet: [SocketAddr; 2],
 }
 
-/// Reads a frame of TCP or UDP, in a tunnel or not.
+/// Parses a frame with TCP or UDP, in a tunnel or not.
 pub fn read(frame: &[u8]) -> Option<Sent> {
     let (ethernet, _) = Ethernet2Header::from_slice(frame).ok()?;
     let sliced = SlicedPacket::from_ethernet(frame).ok()?;
@@ -128,7 +128,7 @@ pub fn read(frame: &[u8]) -> Option<Sent> {
     Some(Sent { macs, tunnel: Some(addresses), packet })
 }
 
-/// What a GUE packet carries: directly, or behind a header of four bytes (draft-ietf-intarea-gue sections 3 and 4).
+/// The payload of a GUE packet: directly, or after a header of four bytes (draft-ietf-intarea-gue sections 3 and 4).
 fn gue(payload: &[u8]) -> Option<&[u8]> {
     if payload.first()? >> 6 == 0 { payload.get(4..) } else { Some(payload) }
 }

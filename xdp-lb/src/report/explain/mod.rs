@@ -1,4 +1,4 @@
-//! "Where would this packet go?": the datapath's own decisions on a packet that nobody has sent, in words.
+//! Explains in words what the datapath would decide about a packet, without sending it.
 
 mod asker;
 mod document;

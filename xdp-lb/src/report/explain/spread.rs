@@ -1,4 +1,4 @@
-//! Where the flows of many clients go.
+//! How the flows of many clients are distributed.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -11,7 +11,7 @@ use super::document::SpreadView;
 use crate::datapath::explain::Processed;
 use crate::model::refusal::Answer;
 
-/// Where a flow goes.
+/// A flow's target.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Target {
     Backend(BackendIndex, SocketAddr),
@@ -19,7 +19,7 @@ enum Target {
 }
 
 impl Asker<'_> {
-    /// Where the flows of as many clients go as are asked for, the first one's included.
+    /// The targets of the requested number of clients' flows, including the first one's.
     pub(super) fn spread(&self, first: &Processed) -> Answer<Vec<SpreadView>> {
         let mut targets: HashMap<Target, u64> = HashMap::new();
         *targets.entry(self.target(first)).or_default() += 1;
@@ -63,7 +63,7 @@ impl Asker<'_> {
         }
     }
 
-    /// Which part of the service's ring each backend owns.
+    /// The part of the service's ring that each backend owns.
     fn ring_shares(&self, processed: &Processed) -> HashMap<BackendIndex, f64> {
         let mut shares = HashMap::new();
         if let Some((_, service)) = processed.service() {
@@ -76,7 +76,7 @@ impl Asker<'_> {
     }
 }
 
-/// The client of this number: addresses and ports follow those of the first one.
+/// The client with this number: addresses and ports are counted from the first one's.
 fn client(first: SocketAddr, number: u32) -> SocketAddr {
     let address = match first.ip() {
         IpAddr::V4(v4) => IpAddr::from(v4.to_bits().wrapping_add(number).to_be_bytes()),

@@ -1,4 +1,4 @@
-//! The steps of a packet's way, in words.
+//! The steps of a packet's processing, in words.
 
 use std::net::IpAddr;
 
@@ -181,7 +181,7 @@ impl Asker<'_> {
     }
 }
 
-/// The slot of the packet's hash.
+/// The slot that the packet's hash selects.
 fn first_slot(processed: &Processed) -> Option<(SlotIndex, Slot)> {
     processed.lookups.iter().find_map(|lookup| match lookup {
         Lookup::Slot(index, slot) => Some((*index, *slot)),

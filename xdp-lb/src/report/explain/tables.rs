@@ -1,4 +1,4 @@
-//! Where packets are processed whose way is to be told.
+//! The tables for packets that are explained.
 
 use xdp_lb_common::tables::FlowKey;
 
@@ -6,7 +6,7 @@ use crate::datapath::explain::{self, Processed};
 
 /// The tables as a trait, for tests without a kernel.
 pub trait LiveTables: Send + Sync {
-    /// What would become of this frame, which comes in by the interface of this index; its flow has this key.
+    /// What would happen to this frame, which arrives on the interface with this index, and whose flow has this key.
     ///
     /// # Errors
     /// If the tables cannot be read.
