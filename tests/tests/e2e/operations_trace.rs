@@ -104,8 +104,10 @@ fn packets_are_followed_from_their_arrival_to_where_they_leave_and_a_capture_is_
     assert!(!String::from_utf8_lossy(&fs::read(&file).unwrap()).contains("secret"));
     wait_for_program(daemon.host(), &plain);
 
-    // With payload, and of one backend.
-    let mut trace = follow(daemon, &["--backend", backend, "--payload", "--count", "8", "--time", "20s"]);
+    // With payload, and of one backend, without its health checks.
+    let of_clients = ["--client", "192.0.2.0/24", "--backend", backend];
+    let mut trace =
+        follow(daemon, &[&of_clients[..], &["--payload", "--count", "8", "--time", "20s"]].concat());
     until("enough packets to be seen", Duration::from_secs(30), || {
         client.run("curl -sSf -m 10 http://192.0.2.10/?secret")?;
         Ok(trace.exited()?.is_some())
