@@ -49,9 +49,10 @@ fn floods_break_no_live_flow_and_refuse_no_client() {
             let live = &mut live[usize::from(flood.is_udp())];
             let outcome = bed.flood(&mut sender, service, live, flood, Duration::from_secs(1)).unwrap();
             println!(
-                "{name}: {:.0} packets/s, {} broken, {} of {} clients refused, slowest {:?} and of commands {:?}",
+                "{name}: {:.0} packets/s, {} broken, {} retried and {} refused of {} clients, slowest {:?} and of commands {:?}",
                 outcome.rate,
                 outcome.broken,
+                outcome.retried,
                 outcome.refused,
                 outcome.clients,
                 outcome.slowest_client,
@@ -59,7 +60,15 @@ fn floods_break_no_live_flow_and_refuse_no_client() {
             );
             assert_eq!(outcome.broken, 0, "{name}: {}", bed.counters().unwrap());
             assert_eq!(outcome.refused, 0, "{name}: {:?}: {}", outcome.why, bed.counters().unwrap());
-            assert!(outcome.clients > 0, "{name}");
+            // At several hundred thousand packets a second, backends do not get every packet.
+            assert!(
+                outcome.clients > 0 && 3 * outcome.retried <= outcome.clients,
+                "{name}: {} of {} clients had to try again: {:?}: {}",
+                outcome.retried,
+                outcome.clients,
+                outcome.why,
+                bed.counters().unwrap()
+            );
         }
     }
 }

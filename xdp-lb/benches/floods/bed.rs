@@ -23,6 +23,9 @@ const BACKENDS: usize = 3;
 /// How many flows there is room for: a flood fills that within a second.
 const FLOWS: u32 = 1 << 17;
 
+/// How often a client tries: a flood may take its half-open flow's record.
+const TRIES: usize = 3;
+
 /// How long between two clients, and between two commands.
 const CLIENTS: Duration = Duration::from_millis(10);
 const COMMANDS: Duration = Duration::from_millis(100);
@@ -52,9 +55,11 @@ pub struct Outcome {
     pub broken: usize,
     /// How many clients came.
     pub clients: usize,
-    /// How many of them were refused, or not answered in ten seconds.
+    /// How many of them connected more than once, since they were reset, or not answered in ten seconds.
+    pub retried: usize,
+    /// How many of them were refused each time, of [`TRIES`].
     pub refused: usize,
-    /// What the first of those was told.
+    /// Why the first try failed that did.
     pub why: Option<String>,
     /// The longest that one of the others waited.
     pub slowest_client: Duration,
@@ -140,6 +145,7 @@ impl Bed {
             rate: 0.0,
             broken: 0,
             clients: 0,
+            retried: 0,
             refused: 0,
             why: None,
             slowest_client: Duration::ZERO,
@@ -148,20 +154,28 @@ impl Bed {
         let (vip, (host, address)) = (service.vip(), self.client(service));
         while !is_over.load(Ordering::Relaxed) {
             let begin = Instant::now();
-            let answered = if is_udp {
-                let port = 30_000 + (seen.clients % 30_000) as u16;
-                let answers = UdpFlows::open(host, vip, port..port + 1)?.ask();
-                answers[0].is_some().then_some(()).ok_or_else(|| anyhow!("no answer"))
-            } else {
-                Connection::open(host, SocketAddr::new(address, 0), vip).map(drop)
-            };
+            let port = 30_000 + (seen.clients % 30_000) as u16;
             seen.clients += 1;
-            match answered {
-                Ok(()) => seen.slowest_client = seen.slowest_client.max(begin.elapsed()),
-                Err(error) => {
-                    seen.refused += 1;
-                    seen.why.get_or_insert(format!("{error:#}"));
+            let mut tries = 0;
+            let answered = loop {
+                tries += 1;
+                let answered = if is_udp {
+                    let answers = UdpFlows::open(host, vip, port..port + 1)?.ask();
+                    answers[0].is_some().then_some(()).ok_or_else(|| anyhow!("no answer"))
+                } else {
+                    Connection::open(host, SocketAddr::new(address, 0), vip).map(drop)
+                };
+                let Err(error) = answered else { break true };
+                seen.why.get_or_insert(format!("{error:#}"));
+                if tries == TRIES {
+                    break false;
                 }
+            };
+            seen.retried += usize::from(tries > 1);
+            if answered {
+                seen.slowest_client = seen.slowest_client.max(begin.elapsed());
+            } else {
+                seen.refused += 1;
             }
             sleep(CLIENTS);
         }

@@ -51,6 +51,7 @@ fn main() -> Result<()> {
             "packets/s",
             "broken",
             "clients",
+            "retried",
             "refused",
             "slowest",
             "a command",
@@ -68,7 +69,7 @@ fn main() -> Result<()> {
             let mut live = bed.open(service, is_udp).with_context(|| name.to_owned())?;
             for flood in Flood::ALL.into_iter().filter(|flood| flood.is_udp() == is_udp) {
                 let outcome = bed.flood(&mut sender, service, &mut live, flood, time)?;
-                if outcome.broken + outcome.refused > 0 {
+                if outcome.broken + outcome.retried > 0 {
                     eprintln!("{name}, {}: {:?}\n{}", flood.name(), outcome.why, bed.counters()?);
                 }
                 add(&mut report, &mut table, name, flood, &outcome);
@@ -86,6 +87,7 @@ fn add(report: &mut Report, table: &mut Table, service: &str, flood: Flood, outc
     report.exact(&of, "packets/s", outcome.rate);
     report.exact(&of, "live flows broken", outcome.broken as f64);
     report.exact(&of, "clients", outcome.clients as f64);
+    report.exact(&of, "clients that tried again", outcome.retried as f64);
     report.exact(&of, "clients refused", outcome.refused as f64);
     report.exact(&of, "s, slowest client", outcome.slowest_client.as_secs_f64());
     report.exact(&of, "s, slowest command", outcome.slowest_command.as_secs_f64());
@@ -96,6 +98,7 @@ fn add(report: &mut Report, table: &mut Table, service: &str, flood: Flood, outc
         format!("{:.0}", outcome.rate),
         outcome.broken.to_string(),
         outcome.clients.to_string(),
+        outcome.retried.to_string(),
         outcome.refused.to_string(),
         format!("{:.0} ms", 1e3 * outcome.slowest_client.as_secs_f64()),
         format!("{:.0} ms", 1e3 * outcome.slowest_command.as_secs_f64()),
