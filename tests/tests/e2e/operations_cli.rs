@@ -282,11 +282,11 @@ fn every_list_is_a_json_document_with_just_the_fields_that_are_documented() {
     assert_documented("service", &services[0]);
     assert_eq!(services[0]["backends_serving"], 2);
     let backends = daemon.cli_json(&["backend", "list"]).unwrap();
-    assert_eq!(
-        backends,
-        daemon.cli_json(&["backend", "list", "web"]).unwrap_or_default(),
-        "of one service and of all"
-    );
+    // Rates may differ by now.
+    let addresses =
+        |of: &Value| of.as_array().unwrap().iter().map(|it| it["address"].clone()).collect::<Vec<_>>();
+    let of_web = daemon.cli_json(&["backend", "list", "web"]).unwrap();
+    assert_eq!(addresses(&backends), addresses(&of_web), "of one service and of all");
     assert_documented("backend", &backends[0]);
     assert_eq!(backends[0]["next_hop"]["interface"], "eth1");
     let shares: f64 = backends.as_array().unwrap().iter().map(|it| it["share"].as_f64().unwrap()).sum();
