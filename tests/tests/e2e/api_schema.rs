@@ -5,8 +5,8 @@ use std::io::Write;
 
 use xdp_lb_tests::{Authority, Daemon, Network, Validity, paths};
 
-/// What is not asked for: these end the daemon, or have no end.
-const LEFT_OUT: [&str; 3] = ["unload", "upgrade", "watch"];
+/// Operations that are not called: they end the daemon, or answer only when packets come.
+const LEFT_OUT: [&str; 4] = ["trace", "unload", "upgrade", "watch"];
 
 const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,\
                       response_headers_conformance,negative_data_rejection,unsupported_method,missing_required_header";
