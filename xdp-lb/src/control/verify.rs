@@ -23,7 +23,7 @@ const SAMPLE: usize = 1024;
 /// The number of slots of a ring that count as one entry.
 const SLOTS: usize = 512;
 
-/// If this many packets in a row are not counted by the program, that is no coincidence.
+/// This many packets in a row that the program does not count are not a coincidence.
 const UNCOUNTED: u64 = 1_000;
 
 /// The position in the tables, and earlier results.
