@@ -84,15 +84,15 @@ pub fn send(world: &World, scratch: &mut Scratch, frame: &[u8], ingress: u32) ->
     assert_ne!(verdict, Verdict::Drop(Reason::FlowBusy), "nobody else is at work on the flow table");
     if let Verdict::Pass(_) = verdict {
         assert_eq!(outcome.bytes, frame, "a packet that is passed is unchanged");
-        // A backend's reset ends the flow, whether or not it is for this host: a made-up client's comes here.
-        let is_reset = arrived.as_ref().is_some_and(|packet| {
+        // A backend's FIN or reset is noted, whether or not the packet is for this host: that to a spoofed client's address may be.
+        let is_end = arrived.as_ref().is_some_and(|packet| {
             packet.protocol == TCP
                 && packet.transport(frame).is_some_and(|transport| {
-                    transport.flags & RST != 0
+                    transport.flags & (RST | FIN) != 0
                         && world.rule_at(&key(packet, &transport).source_endpoint()).is_some()
                 })
         });
-        assert!(is_reset || now == flows, "a packet that is passed leaves the flows alone: {verdict:?}");
+        assert!(is_end || now == flows, "a packet that is passed leaves the flows alone: {verdict:?}");
     }
     if let Some(arrived) = &arrived
         && arrived.protocol == TCP
