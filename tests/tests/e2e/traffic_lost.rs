@@ -87,7 +87,10 @@ fn a_veth_whose_peer_takes_no_redirected_frames_is_found_and_its_backends_are_no
     assert!(daemon.metric("xdp_lb_interface_lost_packets_total", &labels).unwrap() >= lost as f64);
     let text = daemon.cli(&["counters"]).unwrap();
     assert!(text.contains("LOST AT") && text.contains(why), "{text}");
-    assert!(daemon.log().contains("eth2: the kernel dropped "), "{}", daemon.log());
+    until("the loss to be logged", Duration::from_secs(20), || {
+        Ok(daemon.log().contains("eth2: the kernel dropped "))
+    })
+    .unwrap();
     // Nobody new is sent there.
     let socket = tcp_socket(&network.client, source).unwrap();
     assert!(socket.connect_timeout(&vip.into(), Duration::from_secs(2)).is_err());
