@@ -142,8 +142,11 @@ fn pid(daemon: &Daemon) -> Result<Pid> {
 fn wait_until_gone(pid: Pid) -> Result<()> {
     wait::until(&format!("process {pid} to end"), GONE, || {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // The state is behind the name, which is in parentheses (proc_pid_stat(5)).
-        Ok(stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z')))
+        // The state is behind the name, which is in parentheses (proc_pid_stat(5)). The first thread may be a zombie while others
+        // still hold its files, the lock on the state file among them.
+        let is_over = stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'));
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+        Ok(is_over && threads <= 1)
     })
     .map(drop)
 }

@@ -54,7 +54,8 @@ fn removing_one_of_ten_backends_moves_its_own_new_flows_and_few_others() {
         .filter(|(before, after)| before.as_deref() != Some("backend-4") && before != after);
     let moved = moved.count();
     println!("{moved} of {FLOWS} new flows go elsewhere, besides the {} of backend 4", on_fourth(&before));
-    assert!(moved * 100 <= FLOWS * 5, "{moved} of {FLOWS} new flows moved without need");
+    // Of a ring of 1,016 slots some 3 % move; of 300 flows, that is 10, and seldom more than 20.
+    assert!(moved * 100 <= FLOWS * 8, "{moved} of {FLOWS} new flows moved without need");
 
     // Back again: what it had comes back to it.
     daemon.cli(&["backend", "enable", "echo", &address(4)]).unwrap();
