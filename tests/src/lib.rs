@@ -29,6 +29,7 @@ mod daemon;
 pub mod direct_return;
 mod download;
 mod files;
+pub mod fleet;
 pub mod guide;
 mod host;
 mod lab;

@@ -14,6 +14,7 @@ mod descriptor;
 pub mod discovery;
 pub mod doctor;
 mod file;
+pub mod fleet;
 pub mod health;
 mod http;
 pub mod import;

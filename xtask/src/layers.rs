@@ -22,7 +22,7 @@ const LAYERS: &[&[&str]] = &[
     &["plan"],
     &["datapath"],
     &["overlay"],
-    &["config", "discovery", "import"],
+    &["config", "discovery", "fleet", "import"],
     &["health"],
     &["net"],
     &["tables"],

@@ -11,6 +11,7 @@ mod api_roles;
 mod api_schema;
 mod api_tls;
 mod api_watch;
+mod fleet;
 mod guide;
 mod health_probes;
 mod health_vip;

@@ -4,6 +4,7 @@ use super::find::find;
 use super::forget::forget;
 use super::life::Life;
 use super::memory::Steps;
+use super::merge::is_alike;
 use super::note::note;
 use super::outcome::{Begun, Found, Manner};
 use super::record::{Record, Room};
@@ -48,15 +49,6 @@ pub fn carry<M: Steps>(memory: &M, settings: &Settings, record: &Record, now: u3
     let lost = if has_port { 0 } else { PAIRED };
     let _ = note(memory, &room.new, |life| life.with_notes_of(record.life()).without(lost));
     if progress & PAIRED != 0 && !has_port { Carried::WithoutPort } else { Carried::There }
-}
-
-/// Whether two records of a flow mean the same for its packets.
-fn is_alike(one: &Record, other: &Record) -> bool {
-    let is_paired = |record: &Record| record.life().progress() & PAIRED != 0;
-    one.backend() == other.backend()
-        && one.source() == other.source()
-        && one.destination() == other.destination()
-        && is_paired(one) == is_paired(other)
 }
 
 fn is_newer(one: Life, other: Life) -> bool {

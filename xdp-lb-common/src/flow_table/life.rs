@@ -121,6 +121,16 @@ impl Life {
         Self(self.0 >> VERSION_SHIFT << VERSION_SHIFT | other.0 & (VERSION - 1))
     }
 
+    /// The same record, with packets that were noted in another one, too: the last at `now`, a flow that has come so far, and what
+    /// speaks for it.
+    pub const fn joined(self, now: u32, progress: u8, proof: u8) -> Self {
+        let own = self.proof();
+        let seconds = if own & SECONDS > proof & SECONDS { own & SECONDS } else { proof & SECONDS };
+        let proof = (own | proof) & ANSWERED | seconds;
+        let noted = (proof as u64) << 40 | (progress as u64) << 32 | now as u64;
+        Self(self.0 >> VERSION_SHIFT << VERSION_SHIFT | noted)
+    }
+
     /// The same record without these bits of progress.
     pub const fn without(self, progress: u8) -> Self {
         Self(self.0 & !((progress as u64) << 32))

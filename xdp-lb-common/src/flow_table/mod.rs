@@ -40,6 +40,8 @@ pub mod forget;
 pub mod life;
 mod lines;
 pub mod memory;
+#[cfg(not(target_arch = "bpf"))]
+pub mod merge;
 pub mod note;
 pub mod outcome;
 pub mod port_words;

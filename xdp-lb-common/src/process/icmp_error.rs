@@ -130,6 +130,10 @@ pub fn to_client<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<bool, R
         *backend = room.record.backend();
         arrival::check(tables, parsed, *backend)?;
         reply::recorded(&room.record, departure);
+        if departure.ifindex == 0 {
+            // Another load balancer had the flow, and its client has sent nothing here yet. Errors are sent again.
+            return Err(Reason::IcmpWithoutFlow);
+        }
         *requoted = departure.key.reversed();
         Ok(true)
     } else if rule.stateless != 0
@@ -147,7 +151,8 @@ pub fn to_client<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<bool, R
 pub fn to_client_by_route<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<(), Reason> {
     let Scratch { parsed, requoted, query, departure, .. } = scratch;
     let rule = ports::reply(tables, requoted).ok_or(Reason::Internal)?;
-    reply::routed(tables, parsed, rule, requoted, parsed.ip_length, query, departure)?;
+    departure.key = reply::to_client(rule, requoted);
+    reply::routed(tables, parsed, rule.backend, parsed.ip_length, query, departure)?;
     arrival::check(tables, parsed, rule.backend)?;
     *requoted = departure.key.reversed();
     Ok(())

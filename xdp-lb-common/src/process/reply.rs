@@ -28,41 +28,61 @@ pub fn reply<P: Packet, T: Tables>(
     departure: &mut Departure,
     room: &mut Room,
 ) -> Result<(), Reason> {
-    if may_have_record(tables, rule, &parsed.key) {
-        match records::of_backend(tables, &parsed.key, room) {
-            Found::Record => {
-                arrival::check(tables, parsed, room.record.backend())?;
-                room.now = tables.now();
-                // Where the record has gone to another flow meanwhile, it was this one's when the packet came.
-                records::note_packet(tables, room, Direction::Reply, parsed.tcp_flags);
-                recorded(&room.record, departure);
-                return send(packet, tables, parsed, room.record.backend(), departure);
-            }
-            Found::Busy => return Err(Reason::FlowBusy),
-            Found::Nothing => {}
+    let index = if may_have_record(tables, rule, &parsed.key)
+        && let Some(index) = follow(tables, parsed, room, departure)?
+    {
+        if departure.ifindex != 0 {
+            return send(packet, tables, parsed, index, departure);
         }
-    }
-    if rule.answers_checks != 0 {
-        return check::receive(packet, tables, parsed, departure);
-    }
-    if rule.stateless == 0 || !rule.is_from(parsed.key.source_port) {
-        return Err(without_flow(tables, parsed, rule.stateless == 0, query));
-    }
-    if is_of_no_flow(tables, &parsed.key, rule, room) {
-        return Err(Reason::NotAReply);
-    }
-    if parsed.tcp_flags & (TCP_RST | TCP_FIN) != 0 {
-        note_end(tables, parsed, rule, room);
-    }
-    match routed(tables, parsed, rule, &parsed.key, length_on_wire(packet, parsed), query, departure) {
+        // Another load balancer had the flow, and its client has sent nothing here yet: the routes tell.
+        index
+    } else {
+        if rule.answers_checks != 0 {
+            return check::receive(packet, tables, parsed, departure);
+        }
+        if rule.stateless == 0 || !rule.is_from(parsed.key.source_port) {
+            return Err(without_flow(tables, parsed, rule.stateless == 0, query));
+        }
+        if is_of_no_flow(tables, &parsed.key, rule, room) {
+            return Err(Reason::NotAReply);
+        }
+        if parsed.tcp_flags & (TCP_RST | TCP_FIN) != 0 {
+            note_end(tables, parsed, rule, room);
+        }
+        departure.key = to_client(rule, &parsed.key);
+        rule.backend
+    };
+    match routed(tables, parsed, index, length_on_wire(packet, parsed), query, departure) {
         // It is for this host: in `full-nat` for a client.
         Err(Reason::NotAReply) if rule.by_record != 0 => Err(without_flow(tables, parsed, true, query)),
         Err(reason) => Err(reason),
         Ok(()) => {
-            arrival::check(tables, parsed, rule.backend)?;
-            send(packet, tables, parsed, rule.backend, departure)
+            arrival::check(tables, parsed, index)?;
+            send(packet, tables, parsed, index, departure)
         }
     }
+}
+
+/// The backend of the flow whose record a backend's packet has, which notes it. How the packet leaves, the departure says then.
+#[inline(always)]
+fn follow<T: Tables>(
+    tables: &T,
+    parsed: &Parsed,
+    room: &mut Room,
+    departure: &mut Departure,
+) -> Result<Option<BackendIndex>, Reason> {
+    match records::of_backend(tables, &parsed.key, room) {
+        Found::Record => {}
+        Found::Busy => return Err(Reason::FlowBusy),
+        Found::Nothing => return Ok(None),
+    }
+    let index = room.record.backend();
+    arrival::check(tables, parsed, index)?;
+    room.now = tables.now();
+    // Where the record has gone to another flow meanwhile, it was this one's when the packet came.
+    records::note_packet(tables, room, Direction::Reply, parsed.tcp_flags);
+    recorded(&room.record, departure);
+    Ok(Some(index))
 }
 
 /// What becomes of a backend's packet of no flow that is known. Passed on, the host would answer with a reset in the client's
@@ -170,23 +190,30 @@ pub fn recorded(record: &Record, departure: &mut Departure) {
     *departure = Departure { key, ifindex, tags, source_mac, destination_mac, limit };
 }
 
-/// How a packet of this backend's leaves for a client without a record: in the name of the one VIP that
-/// the backend serves, as the host's routes say. `key`: from the backend to the client.
+/// How a packet of a backend's leaves for a client without a record: in the name of the one VIP that the backend serves. `key`:
+/// from the backend to the client.
+#[inline(always)]
+pub fn to_client(rule: &Reply, key: &FlowKey) -> FlowKey {
+    FlowKey::new(vip(rule, key), key.destination_endpoint())
+}
+
+/// How a packet of this backend's leaves with the addresses of the departure: as the host's routes say.
 /// `length`: how long it is on the wire.
 #[inline(always)]
 pub fn routed<T: Tables>(
     tables: &T,
     parsed: &Parsed,
-    rule: &Reply,
-    key: &FlowKey,
+    index: BackendIndex,
     length: u32,
     query: &mut RouteQuery,
     departure: &mut Departure,
 ) -> Result<(), Reason> {
-    let client = key.destination_endpoint();
-    let vip = vip(rule, key);
-    *query = RouteQuery { source: vip, destination: client, length: length as u16, ingress: parsed.ingress };
-    departure.key = FlowKey::new(vip, client);
+    *query = RouteQuery {
+        source: departure.key.source_endpoint(),
+        destination: departure.key.destination_endpoint(),
+        length: length as u16,
+        ingress: parsed.ingress,
+    };
     match tables.route(query) {
         Route::Via { ifindex, tags, source_mac, destination_mac } => {
             departure.ifindex = ifindex;
@@ -199,7 +226,7 @@ pub fn routed<T: Tables>(
         Route::Local => Err(Reason::NotAReply),
         Route::TooBig { mtu } => {
             // In this host's own name: it is the router on the backend's way out.
-            let backend = tables.backend(rule.backend).ok_or(Reason::Internal)?;
+            let backend = tables.backend(index).ok_or(Reason::Internal)?;
             departure.limit = Limit { fits: mtu, from: backend.source };
             Err(Reason::TooBig)
         }

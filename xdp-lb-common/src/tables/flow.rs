@@ -191,6 +191,12 @@ pub fn half_open_patience(settings: &Settings) -> u32 {
     settings.patience[Age::HalfOpen as usize]
 }
 
+/// Seconds without a packet for which the record of a flow that has come so far is kept.
+#[inline(always)]
+pub fn patience_of(protocol: Protocol, progress: u8, settings: &Settings) -> u32 {
+    settings.patience[usize::from(age(protocol, progress)) % AGES]
+}
+
 #[inline(always)]
 fn age(protocol: Protocol, progress: u8) -> u8 {
     match protocol {
@@ -202,7 +208,7 @@ fn age(protocol: Protocol, progress: u8) -> u8 {
 /// Whether a flow with this progress is over after this many idle seconds.
 #[inline(always)]
 pub fn is_over(protocol: Protocol, progress: u8, idle: u32, settings: &Settings) -> bool {
-    idle > settings.patience[usize::from(age(protocol, progress)) % AGES]
+    idle > patience_of(protocol, progress, settings)
 }
 
 /// The direction of a flow's packets.

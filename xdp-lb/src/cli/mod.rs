@@ -13,6 +13,7 @@ mod doctor;
 mod drain;
 mod explain;
 mod flags;
+mod fleet;
 mod flows;
 mod import;
 mod node;
@@ -117,6 +118,9 @@ enum Command {
     /// Drain the whole node, and put it back into service
     #[command(subcommand)]
     Node(node::Command),
+    /// Show the other load balancers of the fleet, and whether they know each other's flows
+    #[command(subcommand)]
+    Fleet(fleet::Command),
     Status(status::Status),
     Top(top::Top),
     Counters(counters::Counters),
@@ -263,6 +267,7 @@ impl Cli {
             Command::Service(command) => block_on(command.execute(&client, &screen)),
             Command::Backend(command) => block_on(command.execute(&client, &screen)),
             Command::Node(command) => block_on(command.execute(&client, &screen)),
+            Command::Fleet(command) => block_on(command.execute(&client, &screen)),
             Command::Status(status) => block_on(status.execute(&client, &screen)),
             Command::Counters(counters) => block_on(counters.execute(&client, &screen)),
             Command::Flows(flows) => block_on(flows.execute(&client, &screen)),

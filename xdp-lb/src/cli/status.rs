@@ -9,7 +9,7 @@ use super::output::{Screen, number, text, words};
 use super::pinned::PinPath;
 use super::repeat::Repeat;
 use super::units::{counted, grouped, percent, span};
-use super::{Done, IN_TROUBLE, backend, discovery, service};
+use super::{Done, IN_TROUBLE, backend, discovery, fleet, service};
 use crate::api::client::Client;
 use crate::model::state::{AdminState, BackendState};
 use crate::report::documents::{BackendView, InterfaceView, ServiceView, StatusView};
@@ -75,6 +75,7 @@ pub(super) fn one_screen(screen: &Screen, status: &StatusView) -> String {
     let parts = [
         trouble.unwrap_or_default() + node + &head,
         interfaces(screen, status) + &vips(screen, status),
+        status.fleet.as_ref().map(|it| fleet::shown(screen, it)).unwrap_or_default(),
         services(screen, &status.services)
             + &drained(&status.services)
             + &panics(&status.services)
@@ -84,7 +85,8 @@ pub(super) fn one_screen(screen: &Screen, status: &StatusView) -> String {
         tables(screen, status),
         packets,
     ];
-    parts.join("\n")
+    // Without a fleet, there is nothing to be said of one.
+    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("\n")
 }
 
 /// All services if they fit; else those without serving backends, or in panic.

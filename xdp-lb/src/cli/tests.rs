@@ -471,6 +471,11 @@ eth2       none     not attached: the interface is gone
 VIP         STATE    INTERFACE  NOTE
 192.0.2.10  present  eth0
 
+fleet edge: this is lb1 at 192.0.2.1:7946
+NODE  ADDRESS         STATE           HEARD  FLOWS SENT  RECEIVED  REFUSED  NOTE
+lb2   192.0.2.2:7946  synced       0.4s ago       1,200     1,100        3
+lb3   192.0.2.3:7946  unreachable         -       1,200     1,100        3
+
 SERVICE  VIP                PROTOCOL  MODE      SERVING  NEW  PPS  BYTES  CHECK  ORIGIN
 web      192.0.2.10:80      tcp       full-nat      2/2  0/s  0/s  0 B/s  http   file
 web6     [2001:db8::10]:80  tcp       full-nat      2/2  0/s  0/s  0 B/s  http   file
@@ -1106,6 +1111,7 @@ fn commands_and_operations_of_the_openapi_document_correspond() {
         ("node undrain", &["changeNode"]),
         ("service drain", &["changeService", "showService"]),
         ("service enable", &["changeService"]),
+        ("fleet status", &["status"]),
         ("upgrade", &["upgrade", "status"]),
         ("unload", &["status", "unload"]),
     ];

@@ -1,6 +1,6 @@
 //! Converts a file's text to a [`Config`], or to all errors in it with their lines.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -12,7 +12,7 @@ use toml::de::{DeTable, DeValue};
 use super::errors::{ConfigError, Errors, Lines, syntax_errors};
 use crate::file;
 use crate::model::choices::XdpMode;
-use crate::model::config::{Api, Attaching, Config, Limits, Metrics, Remote, Timeouts, Vips};
+use crate::model::config::{Api, Attaching, Config, Fleet, Limits, Metrics, Remote, Timeouts, Vips};
 use crate::model::discovery::{DEFAULT_DRAIN, DRAIN};
 use crate::model::place::{Place, Problems};
 use crate::model::rules::{self, Subject};
@@ -91,6 +91,7 @@ const API_KEYS: &[&str] = &[
     "admin_certificates",
     "read_certificates",
 ];
+const FLEET_KEYS: &[&str] = &["name", "node", "key_file", "nodes"];
 /// The size of a former table for flows with a single packet.
 const HALF_OPEN: &str = "half_open_flows";
 const LIMITS_KEYS: &[&str] =
@@ -109,6 +110,13 @@ fn read_config(root: &DeTable, problems: &mut Problems) -> Option<Config> {
     let vips = top.section("vips", &["interface", "withdraw", "routed"], read_vips).unwrap_or_default();
     let api = top.section("api", API_KEYS, read_api).unwrap_or_default();
     let metrics = top.section("metrics", &["listen"], read_metrics).unwrap_or_default();
+    let fleet = top.section("fleet", FLEET_KEYS, read_fleet).flatten();
+    if fleet.is_some() && !top.has("flow_hash_secret") {
+        top.problem(
+            "fleet",
+            "requires flow_hash_secret, the same on every node: write the output of \"openssl rand -hex 32\"",
+        );
+    }
     let limits = top.or_default("limits", |top, key| top.section(key, LIMITS_KEYS, read_limits).flatten());
     let obsolete = if has_half_open(&root) {
         vec![
@@ -142,6 +150,7 @@ fn read_config(root: &DeTable, problems: &mut Problems) -> Option<Config> {
         asymmetric_replies,
         allow_exec_checks,
         icmp_time_exceeded,
+        fleet,
         services,
         obsolete,
     })
@@ -318,6 +327,62 @@ fn read_metrics(metrics: &mut Section<'_>) -> Metrics {
         Ok(Metrics { listen })
     };
     metrics.parsed("listen", listen).unwrap_or_default()
+}
+
+fn read_fleet(fleet: &mut Section<'_>) -> Option<Fleet> {
+    let word = |text: &str| values::node_name(text).map(|()| text.to_owned());
+    let name = fleet.required("name", "name = \"edge\"", word);
+    let node = fleet.required("node", "node = \"lb1\", this host's name among the nodes", word);
+    let path = |path: &str| values::absolute_path(path).map(|()| path.into());
+    let key_file = fleet.required("key_file", "key_file = \"/etc/xdp-lb/fleet.key\"", path);
+    const NODES: &str =
+        "nodes = [{ name = \"lb1\", address = \"192.0.2.1:7946\" }, { name = \"lb2\", address = ... }]";
+    if !fleet.has("nodes") {
+        fleet.problem("nodes", format!("is missing; write {NODES}"));
+    }
+    let label = |table: &Table, index: usize| match table.get("name") {
+        Some(Node::Text(name)) => format!("node {}", quoted(name)),
+        _ => format!("node {}", index + 1),
+    };
+    let read = fleet.sections("nodes", &["name", "address"], label, |node| {
+        let word = |text: &str| values::node_name(text).map(|()| text.to_owned());
+        let name = node.required("name", "name = \"lb1\"", word);
+        let address =
+            node.required("address", "address = \"192.0.2.1:7946\"", |text| listener(text, "other nodes"));
+        Some((name?, address?))
+    })?;
+    let is_whole = read.iter().all(Option::is_some);
+    let mut nodes = BTreeMap::new();
+    for (index, (name, address)) in
+        read.into_iter().enumerate().filter_map(|(index, node)| Some((index, node?)))
+    {
+        if nodes.values().any(|other| *other == address) {
+            fleet.problem_of(
+                "nodes",
+                index,
+                format!("{address} is the address of another node; give each its own"),
+            );
+        }
+        if nodes.contains_key(&name) {
+            let what = format!("{} is the name of another node; give each its own", quoted(&name));
+            fleet.problem_of("nodes", index, what);
+        }
+        nodes.insert(name, address);
+    }
+    let (name, node, key_file) = (name?, node?, key_file?);
+    if is_whole && !nodes.contains_key(&node) {
+        let names: Vec<_> = nodes.keys().map(String::as_str).collect();
+        fleet.problem(
+            "node",
+            format!("{} is not one of the nodes; write {}", quoted(&node), text::listed(&names)),
+        );
+        return None;
+    }
+    let families = nodes.values().filter(|address| address.is_ipv4()).count();
+    if families != 0 && families != nodes.len() {
+        fleet.problem("nodes", "have IPv4 and IPv6 addresses; write all of them in one family");
+    }
+    is_whole.then_some(Fleet { name, node, key_file, nodes })
 }
 
 fn read_limits(limits: &mut Section<'_>) -> Option<Limits> {

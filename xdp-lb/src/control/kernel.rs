@@ -12,6 +12,7 @@ use crate::datapath::{
     Attached, Counted, Datapath, FlowKeeper, Policy, Sizes, TablesView, Trace, TracedPackets,
     monotonic_seconds,
 };
+use crate::fleet;
 use crate::model::Attach;
 use crate::net::RouterAddressesOf;
 use crate::report::explain::LiveTables;
@@ -52,6 +53,7 @@ pub trait Kernel: Send {
     fn set_former_traffic(&mut self, service: ServiceIndex, traffic: Traffic) -> Result<()>;
     fn zero_backend_traffic(&mut self, index: BackendIndex) -> Result<()>;
     fn flow_table(&self, view: Arc<TablesView>) -> Result<Box<dyn FlowTable>>;
+    fn flow_sync(&self, view: Arc<TablesView>) -> Result<Box<dyn fleet::FlowTable>>;
     fn correct_flow_counts(&mut self, counted: &Counted) -> Result<()>;
     fn flow_records(&self) -> Arc<dyn FlowRecords>;
     fn live_tables(&self) -> Result<Arc<dyn LiveTables>>;
@@ -195,6 +197,10 @@ impl Kernel for Datapath {
 
     fn flow_table(&self, view: Arc<TablesView>) -> Result<Box<dyn FlowTable>> {
         Ok(Box::new(Datapath::flow_keeper(self, view)?))
+    }
+
+    fn flow_sync(&self, view: Arc<TablesView>) -> Result<Box<dyn fleet::FlowTable>> {
+        Ok(Box::new(Datapath::flow_sync(self, view)?))
     }
 
     fn correct_flow_counts(&mut self, counted: &Counted) -> Result<()> {

@@ -29,15 +29,18 @@ use super::verify::{self, Verification};
 use super::vips::VipKeeper;
 use crate::datapath::TablesView;
 use crate::discovery::Update;
+use crate::fleet::{self, Fleet, RingWord, TrackedRing};
 use crate::health::{AgentReport, Report, TargetId};
 use crate::model::event::WatchEvent;
 use crate::model::refusal::{Answer, Refusal};
 use crate::model::request::Outcome;
 use crate::model::state::TroubleKind;
 use crate::model::{Config, Effective, EffectiveBackend, EffectiveService, Limits};
+use crate::net::vips::VipIntent;
 use crate::net::{Event, NoNextHop};
 use crate::overlay::{self, BootTime, Leave, Overlay};
 use crate::plan::places::{Plan, identities, identity};
+use crate::plan::wanted::WantedService;
 use crate::pool::covered::Covered;
 use crate::pool::definition::vip;
 use crate::pool::pool::Pool;
@@ -87,8 +90,16 @@ pub type Request = Box<dyn for<'a> FnOnce(&'a mut Owner) -> BoxFuture<'a, Option
 
 /// The owner of the daemon's state. Fields in an `Arc` are shared with published snapshots, and copied on write.
 pub struct Owner {
-    /// Ends before the tables are let go of.
+    /// These two end before the tables are let go of.
     pub(super) flows: FlowWorker,
+    /// Exchanges flows with other load balancers.
+    fleet: Option<Fleet>,
+    /// What those say and ask of rings.
+    rings: mpsc::UnboundedReceiver<RingWord>,
+    /// The slots in which those go by records, of rings that this node has not built yet: no backend has been up.
+    told_rings: Vec<TrackedRing>,
+    /// Whether flows may have come here before this node has joined them: the tables were there before the daemon.
+    had_flows: bool,
     pub(super) config_file: PathBuf,
     pub(super) config: Arc<Config>,
     /// Runtime changes, discovered backends, and what is leaving.
@@ -133,6 +144,7 @@ impl Owner {
     pub fn start(parts: Parts) -> anyhow::Result<Self> {
         let Parts { config_file, mut config, kernel, listeners, vips, upgrades, own_macs, learned, metrics } =
             parts;
+        let prepared = config.fleet.as_ref().map(fleet::Prepared::new).transpose()?;
         let tables = kernel.read().context("cannot read the datapath's tables")?;
         let room = kernel.sizes().limits;
         let kept = kept_changes(&config)?;
@@ -151,6 +163,7 @@ impl Owner {
         let is_first = tables.services.is_empty();
         let view = Arc::new(TablesView::new(Arc::new(tables.clone())));
         let (finished, counts) = mpsc::unbounded_channel();
+        let (ring_words, rings) = mpsc::unbounded_channel();
         let (learned, news) = learned.map(|Learned { pool, news }| (pool, news)).unzip();
         let mut pool = learned.unwrap_or_else(|| Pool::new(&tables));
         pool.set_effective(effective, &tables, now);
@@ -163,7 +176,11 @@ impl Owner {
             pool: Arc::new(pool),
             sync: TableSync::new(tables, Arc::clone(&view), kernel.as_ref(), now)?,
             census: FlowCount::new(now),
-            flows: FlowWorker::start(kernel.flow_table(Arc::clone(&view))?, view, finished)?,
+            flows: FlowWorker::start(kernel.flow_table(Arc::clone(&view))?, Arc::clone(&view), finished)?,
+            fleet: None,
+            rings,
+            told_rings: Vec::new(),
+            had_flows: !is_first,
             finished: counts,
             memory: kernel.memory().ok(),
             attachments: Attachments::new(config.attach.clone(), now),
@@ -187,6 +204,10 @@ impl Owner {
             is_news: false,
         };
         owner.take_up(news.into_iter().flatten())?;
+        // It needs the backends to be in the tables.
+        if let (Some(config), Some(prepared)) = (&owner.config.fleet, prepared) {
+            owner.fleet = Some(Fleet::start(config, prepared, owner.kernel.flow_sync(view)?, ring_words)?);
+        }
         if is_first {
             owner.rests_until = Instant::now() + GATHERING;
         }
@@ -246,6 +267,7 @@ impl Owner {
                     updates.extend((0..BURST).map_while(|_| found.try_recv().ok()));
                     self.take_in_found(updates);
                 }
+                Some(word) = self.rings.recv() => self.hear_of_rings(word),
                 Some(finished) = self.finished.recv() => self.take_count(finished),
                 _ = tick.tick() => self.tick(),
                 _ = look.tick(), if self.pool.watches_answers() => self.look_for_answers(),
@@ -332,6 +354,7 @@ impl Owner {
             started: self.started,
             is_adopted: self.kernel.is_adopted(),
             vips: self.vips.statuses(),
+            fleet: self.fleet.as_ref().map(Fleet::status),
             upgrade: self.upgrades.subscribe(),
             counters: Arc::clone(self.sync.counters()),
             flows: Arc::clone(self.sync.flows()),
@@ -485,11 +508,15 @@ impl Owner {
         let reweighed = self.pool_mut().weigh(now);
         self.journal.report_weights(reweighed);
         self.journal.warn_of_uncovered(&self.pool);
-        let done = match self.sync.plan(&self.pool.wanted()) {
+        let done = match self.sync.plan(&self.wanted()) {
             Ok(plan) => self.carry_out(&plan),
             Err(full) => Err(full.into()),
         };
         self.journal.note_error(TroubleKind::Tables, done.err());
+        let told = std::mem::take(&mut self.told_rings);
+        if !told.is_empty() {
+            self.track(told);
+        }
         // After the tables: a new VIP must have backends.
         self.update_vips();
         // The baseline for what is counted from now on.
@@ -667,7 +694,52 @@ impl Owner {
 
     /// Whether each VIP should be present.
     fn intents(&self) -> VipIntents {
-        intents(&self.pool, &self.config, self.overlay.node_admin(), Instant::now())
+        let mut intents = intents(&self.pool, &self.config, self.overlay.node_admin(), Instant::now());
+        if self.is_joining() {
+            // Without the flows of the others, it would break those that come to it.
+            let present = intents.values_mut().filter(|intent| **intent == VipIntent::Present);
+            present.for_each(|intent| *intent = VipIntent::Undecided);
+        }
+        intents
+    }
+
+    /// Whether the flows of other load balancers are still awaited.
+    fn is_joining(&self) -> bool {
+        self.fleet.as_ref().is_some_and(|fleet| !fleet.status().borrow().is_joined)
+    }
+
+    fn hear_of_rings(&mut self, word: RingWord) {
+        match word {
+            RingWord::Told(rings) => {
+                self.track(rings);
+                // Rings that were not built are, for the flows of backends that drain.
+                self.is_stale |= !self.told_rings.is_empty();
+            }
+            // Whoever asked may be gone.
+            RingWord::Asked(answer) => drop(answer.send(self.sync.tracked())),
+        }
+    }
+
+    /// The wanted contents of the tables.
+    fn wanted(&self) -> Vec<WantedService> {
+        let mut wanted = self.pool.wanted();
+        for service in &mut wanted {
+            service.has_ring = self.told_rings.iter().any(|ring| ring.vip == service.vip);
+        }
+        wanted
+    }
+
+    /// Goes by records in the slots in which other load balancers do.
+    fn track(&mut self, rings: Vec<TrackedRing>) {
+        let services = &self.sync.tables().services;
+        let has_ring = |ring: &TrackedRing| services.get(&ring.vip).is_none_or(|it| it.ring_len > 0);
+        let (rings, awaited): (Vec<_>, Vec<_>) = rings.into_iter().partition(has_ring);
+        self.told_rings.extend(awaited);
+        if self.sync.track(&rings, !self.had_flows, self.kernel.as_mut(), &mut self.journal) {
+            self.is_news = true;
+            // What was counted before says nothing of them.
+            self.census.outdate();
+        }
     }
 
     /// Writes the heartbeat.
@@ -777,9 +849,11 @@ impl Owner {
         BackendFlows::new(&self.sync, &self.census)
     }
 
-    /// Whether a backend's first check, its next hop or a service's first lookup is pending.
+    /// Whether a backend's first check, its next hop, a service's first lookup or the flows of other load balancers are pending.
     pub(super) fn is_pending(&self) -> bool {
-        self.pool.is_pending() || self.discoveries.is_pending(&self.pool.effective().services)
+        self.is_joining()
+            || self.pool.is_pending()
+            || self.discoveries.is_pending(&self.pool.effective().services)
     }
 }
 

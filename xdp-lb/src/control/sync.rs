@@ -12,11 +12,13 @@ use xdp_lb_common::tables::{BackendIndex, BackendState, ServiceIndex, Traffic};
 use super::journal::Journal;
 use super::kernel::Kernel;
 use crate::datapath::{Census, Counted, TablesView, monotonic_seconds};
+use crate::fleet::TrackedRing;
 use crate::model::Timeouts;
 use crate::model::state::TroubleKind;
 use crate::plan::places::{Full, Plan};
 use crate::plan::planner::Planner;
 use crate::plan::settling::Settling;
+use crate::plan::tracking::{Tracking, tracked, tracking};
 use crate::plan::wanted::WantedService;
 use crate::report::explain::LiveTables;
 use crate::report::history::History;
@@ -280,7 +282,29 @@ impl TableSync {
         self.settle(&settled, kernel, journal);
     }
 
-    /// Writes slots that move towards settled.
+    /// Has settled slots go by records that other load balancers go by records in. Returns whether there were any.
+    /// `is_new`: this node has had no flows of its own.
+    pub(super) fn track(
+        &mut self,
+        rings: &[TrackedRing],
+        is_new: bool,
+        kernel: &mut dyn Kernel,
+        journal: &mut Journal,
+    ) -> bool {
+        let Tracking { writes, moving_for } = tracking(self.planner.tables(), rings, is_new);
+        self.settle(&writes, kernel, journal);
+        if !moving_for.is_empty() {
+            Arc::make_mut(&mut self.settling).note_moving_for(&moving_for, Instant::now());
+        }
+        !writes.is_empty()
+    }
+
+    /// The slots that are not settled, ring by ring.
+    pub(super) fn tracked(&self) -> Vec<TrackedRing> {
+        tracked(self.planner.tables(), &self.settling, Instant::now())
+    }
+
+    /// Writes slots that move towards settled, or away from it.
     fn settle(&mut self, writes: &[Write], kernel: &mut dyn Kernel, journal: &mut Journal) {
         if !writes.is_empty() {
             self.view.hide();

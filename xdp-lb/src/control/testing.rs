@@ -326,6 +326,10 @@ impl Kernel for InMemory {
         Ok(Box::new(self.clone()))
     }
 
+    fn flow_sync(&self, _: Arc<TablesView>) -> anyhow::Result<Box<dyn crate::fleet::FlowTable>> {
+        anyhow::bail!("these tables are not shared")
+    }
+
     fn correct_flow_counts(&mut self, _: &Counted) -> anyhow::Result<()> {
         Ok(())
     }

@@ -27,6 +27,7 @@ use super::addresses::Addresses;
 use super::directory::Directory;
 use super::flow_counts::FlowCounters;
 use super::flow_keeper::FlowKeeper;
+use super::flow_sync::FlowSync;
 use super::grace;
 use super::losses::{Loss, Losses};
 use super::memory::{FlowMemory, Misfit, Records, Words};
@@ -394,10 +395,19 @@ impl Maps {
 
     /// Who walks over the flow table beside this.
     pub fn flow_keeper(&self, view: Arc<TablesView>) -> Result<FlowKeeper> {
+        let settings = self.shared_settings()?;
+        Ok(FlowKeeper::new(Arc::clone(&self.flows), self.flow_counts.share(), settings, view))
+    }
+
+    /// Who exchanges flows with peers beside this.
+    pub fn flow_sync(&self, view: Arc<TablesView>) -> Result<FlowSync> {
+        Ok(FlowSync::new(Arc::clone(&self.flows), self.shared_settings()?, view))
+    }
+
+    fn shared_settings(&self) -> Result<Array<MapData, Plain<Settings>>> {
         let map = self.settings.map();
         let descriptor = map.fd().as_fd().try_clone_to_owned().context("cannot share the settings")?;
-        let settings = Array::try_from(Map::Array(MapData::from_fd(descriptor)?))?;
-        Ok(FlowKeeper::new(Arc::clone(&self.flows), self.flow_counts.share(), settings, view))
+        Ok(Array::try_from(Map::Array(MapData::from_fd(descriptor)?))?)
     }
 
     /// How many packets had this reason.

@@ -35,6 +35,7 @@ use super::clock::monotonic;
 use super::events::Events;
 use super::explain::LiveTables;
 use super::flow_keeper::{Counted, FlowKeeper};
+use super::flow_sync::FlowSync;
 use super::links::Links;
 use super::load::{
     Descriptors, OBJECT, Options, all_pinned, descriptor, open, pinned_in, take_tables, verify,
@@ -636,6 +637,14 @@ impl Datapath {
     /// Where the kernel refuses.
     pub fn flow_keeper(&self, view: Arc<TablesView>) -> Result<FlowKeeper> {
         self.maps.flow_keeper(view)
+    }
+
+    /// Who exchanges flows with peers beside this; `view` shows what stands in the tables.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn flow_sync(&self, view: Arc<TablesView>) -> Result<FlowSync> {
+        self.maps.flow_sync(view)
     }
 
     /// Sets the counts right that `max_flows` goes by: to what was counted, and what has come to them since that began.

@@ -12,7 +12,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use xdp_lb_common::reason::Kind;
 
-use crate::model::state::{AdminState, TroubleKind};
+use crate::model::state::{AdminState, PeerState, TroubleKind};
 use crate::report::documents::{
     BackendView, BucketView, ChecksView, CounterView, HistogramView, LossView, ServiceView, StatusView,
     TrafficView,
@@ -118,6 +118,30 @@ struct TroubleLabels {
 }
 
 #[derive(Clone, Debug, EncodeLabelSet)]
+struct FleetLabels {
+    fleet: String,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet)]
+struct PeerLabels {
+    node: String,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet)]
+struct PeerStateLabels {
+    #[prometheus(flatten)]
+    peer: PeerLabels,
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet)]
+struct PeerReasonLabels {
+    #[prometheus(flatten)]
+    peer: PeerLabels,
+    reason: String,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet)]
 struct VipLabels {
     vip: String,
 }
@@ -140,6 +164,7 @@ impl Collector for Family {
         let mut families = Families::new(encoder, self.number);
         self.snapshot.daemon(&mut families)?;
         self.snapshot.config(&mut families)?;
+        self.snapshot.fleet(&mut families)?;
         self.snapshot.services(&mut families)?;
         self.snapshot.discovery(&mut families)?;
         self.snapshot.backends(&mut families)?;
@@ -223,6 +248,63 @@ impl Snapshot {
             "config_reload_success_timestamp_seconds",
             "When the config file was last read with success, in seconds of Unix time",
             self.status.reload.success_time,
+        )
+    }
+
+    fn fleet(&self, families: &mut Families<'_>) -> fmt::Result {
+        let fleet = self.status.fleet.iter();
+        families.gauge(
+            "fleet_joined",
+            "1 if this node has the flows of all nodes that it can reach, else 0; only with [fleet]",
+            fleet.map(|it| (FleetLabels { fleet: it.name.clone() }, u64::from(it.joined))),
+        )?;
+        let peers = || {
+            let peers = self.status.fleet.iter().flat_map(|fleet| &fleet.peers);
+            peers.map(|peer| (PeerLabels { node: peer.node.clone() }, peer))
+        };
+        families.gauge(
+            "fleet_peer_state",
+            "1 for the state of the other node, 0 for the other states: synced, syncing, unreachable",
+            peers().flat_map(|(peer, view)| {
+                PeerState::ALL.map(|state| {
+                    let labels = PeerStateLabels { peer: peer.clone(), state: state.name() };
+                    (labels, u64::from(view.state == state))
+                })
+            }),
+        )?;
+        families.counter(
+            "fleet_sent_flows",
+            "Flows that the other node was told of, updates included",
+            peers().map(|(peer, view)| (peer, view.sent_flows)),
+        )?;
+        families.counter(
+            "fleet_received_flows",
+            "Flows that the other node has told of, updates included",
+            peers().map(|(peer, view)| (peer, view.received_flows)),
+        )?;
+        families.counter(
+            "fleet_refused_flows",
+            "Flows of the other node that were not taken over, by reason; a reason is absent until it occurs",
+            peers().flat_map(|(peer, view)| {
+                view.refused_flows.iter().map(move |(reason, flows)| {
+                    (PeerReasonLabels { peer: peer.clone(), reason: reason.clone() }, *flows)
+                })
+            }),
+        )?;
+        families.counter(
+            "fleet_sent_bytes",
+            "Bytes sent to the other node",
+            peers().map(|(peer, view)| (peer, view.sent_bytes)),
+        )?;
+        families.counter(
+            "fleet_resent_datagrams",
+            "Datagrams that were sent again because the other node had not acknowledged them",
+            peers().map(|(peer, view)| (peer, view.resent_datagrams)),
+        )?;
+        families.counter(
+            "fleet_forged_datagrams",
+            "Datagrams that came from the other node's address and were not its own, or were played back",
+            peers().map(|(peer, view)| (peer, view.forged_datagrams)),
         )
     }
 

@@ -44,6 +44,8 @@ pub struct Config {
     pub allow_exec_checks: bool,
     /// Whether the sender of a packet whose TTL runs out here gets ICMP "time exceeded". Default true.
     pub icmp_time_exceeded: bool,
+    /// The other load balancers that serve the same VIPs. Default: none.
+    pub fleet: Option<Fleet>,
     /// The services, in the file's order.
     pub services: Vec<Service>,
     /// Warnings about keys of the file that no longer have an effect.
@@ -110,6 +112,32 @@ pub struct Remote {
 impl Remote {
     /// The wildcard for every name.
     pub const ANY: &str = EVERY_CERTIFICATE;
+}
+
+/// Load balancers that tell each other of their flows.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fleet {
+    /// Its name, the same on every node.
+    pub name: String,
+    /// This node's name, one of `nodes`.
+    pub node: String,
+    /// The file with the secret that all nodes have.
+    pub key_file: PathBuf,
+    /// The nodes, by name: where each hears the others, UDP and TCP.
+    pub nodes: BTreeMap<String, SocketAddr>,
+}
+
+impl Fleet {
+    /// Where this node hears the others.
+    pub fn address(&self) -> SocketAddr {
+        self.nodes[&self.node]
+    }
+
+    /// The other nodes, by name.
+    pub fn peers(&self) -> impl Iterator<Item = (&str, SocketAddr)> {
+        let others = self.nodes.iter().filter(|(name, _)| **name != self.node);
+        others.map(|(name, address)| (name.as_str(), *address))
+    }
 }
 
 /// The metrics endpoint.

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::place::{Place, Problems};
+use super::place::{Place, Problems, Step};
 use super::text::{self, grouped, listed, nearest, quoted};
 use super::values::{whole_number, within};
 
@@ -61,6 +61,7 @@ pub(crate) const TOP_KEYS: &[&str] = &[
     "vips",
     "api",
     "metrics",
+    "fleet",
     "limits",
     "timeouts",
     "drain_timeout",
@@ -240,8 +241,11 @@ impl<'a> Section<'a> {
         read: fn(&mut Section<'_>) -> T,
     ) -> Option<Vec<T>> {
         let value = self.get(key)?;
-        let heading =
-            if matches!(self.place, Place::Root) { key.to_owned() } else { format!("service.{key}") };
+        let tables = self.place.path().into_iter().filter_map(|step| match step {
+            Step::Key(key) => Some(key),
+            Step::Index(_) => None,
+        });
+        let heading = tables.chain([key.to_owned()]).collect::<Vec<_>>().join(".");
         let wanted =
             |value| wrong_type(value, &format!("a list of tables, each with the header [[{heading}]]"));
         let Node::List(list) = value else {

@@ -235,3 +235,29 @@ impl FlowStage {
         }
     }
 }
+
+/// Whether another load balancer of the fleet is there, and has its flows here.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum PeerState {
+    /// All of its flows are known here, and new ones are told both ways.
+    Synced,
+    /// Its flows are being pulled.
+    Syncing,
+    /// It does not answer.
+    Unreachable,
+}
+
+impl PeerState {
+    /// Every state.
+    pub const ALL: [Self; 3] = [Self::Synced, Self::Syncing, Self::Unreachable];
+
+    /// Its name, as in JSON and metrics; stable.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Synced => "synced",
+            Self::Syncing => "syncing",
+            Self::Unreachable => "unreachable",
+        }
+    }
+}

@@ -156,6 +156,19 @@ pub(crate) fn absolute_path(path: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// The name of a fleet or of a node.
+pub(crate) fn node_name(name: &str) -> Result<(), String> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    match name {
+        "" => Err("is empty; write a name, such as \"lb1\"".into()),
+        name if name.len() <= 63 && name.chars().all(is_plain) => Ok(()),
+        name => Err(format!(
+            "{} is not a name; write up to 63 letters, digits, \"-\", \"_\" and \".\", such as \"lb1\"",
+            quoted(name)
+        )),
+    }
+}
+
 /// The name of a group; whether it exists is not checked.
 pub(crate) fn group_name(name: &str) -> Result<(), String> {
     let is_plain = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, ':' | ',');

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::model::change::SettingChange;
-use crate::model::config::{Api, Attaching, Config, Limits, Metrics, Remote, Timeouts, Vips};
+use crate::model::config::{Api, Attaching, Config, Fleet, Limits, Metrics, Remote, Timeouts, Vips};
 use crate::model::text::print_duration;
 
 const RESTART: &str = "a restart of the daemon";
@@ -70,6 +70,7 @@ pub(super) fn settings(config: &Config) -> Vec<Setting> {
         asymmetric_replies,
         allow_exec_checks,
         icmp_time_exceeded,
+        fleet,
         services: _,
         obsolete: _,
     } = config;
@@ -85,7 +86,7 @@ pub(super) fn settings(config: &Config) -> Vec<Setting> {
         (key, json!(remote.as_ref().map(|remote| path(file(remote)))), Some(RESTART))
     };
     let limit = |key, value: &u32| (key, json!(value), Some(UNLOAD));
-    vec![
+    let mut all = vec![
         ("interfaces", json!(interfaces), None),
         ("attach", attaching(attach), Some(RESTART)),
         ("state_file", path(state_file), Some(MOVE)),
@@ -119,6 +120,22 @@ pub(super) fn settings(config: &Config) -> Vec<Setting> {
         // A daemon that starts without it drops the capabilities to run programs as another user.
         ("allow_exec_checks", json!(allow_exec_checks), allow_exec_checks.then_some(RESTART)),
         ("icmp_time_exceeded", json!(icmp_time_exceeded), None),
+    ];
+    all.extend(of_fleet(fleet.as_ref()));
+    all
+}
+
+fn of_fleet(fleet: Option<&Fleet>) -> [Setting; 4] {
+    let setting = |key, value: fn(&Fleet) -> Value| (key, json!(fleet.map(value)), Some(RESTART));
+    let nodes = |fleet: &Fleet| -> Value {
+        let nodes = fleet.nodes.iter();
+        nodes.map(|(name, address)| json!({ "name": name, "address": address })).collect()
+    };
+    [
+        setting("fleet.name", |it| json!(it.name)),
+        setting("fleet.node", |it| json!(it.node)),
+        setting("fleet.key_file", |it| json!(it.key_file)),
+        setting("fleet.nodes", nodes),
     ]
 }
 
@@ -147,6 +164,7 @@ mod tests {
         vips = { interface = "lo", withdraw = "no-backends" }
         api = { socket = "/socket", admin_groups = ["netops"], read_groups = ["users"], listen = "192.0.2.1:7443", certificate = "/c", key = "/k", client_ca = "/ca", admin_certificates = ["alice"], read_certificates = ["*"] }
         metrics.listen = "off"
+        fleet = { name = "edge", node = "a", key_file = "/k", nodes = [{ name = "a", address = "192.0.2.1:7946" }] }
         limits = { services = 5, backends = 6, slots = 1025, flows = 1026, source_ranges = 8, source_rates = 1028, fragments = 1029 }
         timeouts = { tcp_idle = "3s", udp_idle = "4s" }
         drain_timeout = "5s"

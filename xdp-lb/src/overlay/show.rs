@@ -81,8 +81,9 @@ impl Toml {
                 _ => "file",
             };
             let (within, key) = key.split_once('.').unwrap_or(("", key));
-            // `withdraw` has no meaning without an interface for the VIPs.
-            let means_nothing = key == "withdraw" && config.vips.interface.is_none();
+            // `withdraw` has no meaning without an interface for the VIPs. Of a fleet, all keys are given or none.
+            let means_nothing = key == "withdraw" && config.vips.interface.is_none()
+                || within == "fleet" && config.fleet.is_none();
             if means_nothing || !self.shows(origin) {
                 continue;
             }

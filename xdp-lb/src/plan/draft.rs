@@ -159,7 +159,9 @@ impl<'a> Draft<'a> {
         let takes_flows =
             |(member, state): &&(Member, BackendState)| *state == BackendState::Up && member.weight > 0;
         let members: Vec<Member> = input.iter().filter(takes_flows).map(|(member, _)| *member).collect();
-        if members.is_empty() && present.is_none_or(|present| present.ring_len == 0) {
+        let has_ring =
+            present.is_some_and(|present| present.ring_len > 0) || wanted.has_ring && !input.is_empty();
+        if members.is_empty() && !has_ring {
             return Ok((SlotIndex(0), 0));
         }
         let present_ring = present.map_or(&[][..], |present| self.tables.ring(present));

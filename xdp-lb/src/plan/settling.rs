@@ -111,6 +111,21 @@ impl Settling {
         }
     }
 
+    /// For how long a slot has been moving.
+    pub fn moving_for(&self, at: SlotIndex, now: Instant) -> Option<Duration> {
+        self.moving.get(&at).map(|since| now.saturating_duration_since(*since))
+    }
+
+    /// Slots have been moving for so long elsewhere: they are due as they are there.
+    pub fn note_moving_for(&mut self, slots: &[(SlotIndex, Duration)], now: Instant) {
+        for (at, elapsed) in slots {
+            if let (Some(since), Some(earlier)) = (self.moving.get_mut(at), now.checked_sub(*elapsed)) {
+                *since = earlier.min(*since);
+                self.added_since = self.added_since.into_iter().chain([*since]).min();
+            }
+        }
+    }
+
     /// Whether all slots are settled.
     pub fn is_settled(&self) -> bool {
         self.moving.is_empty() && self.recorded.is_empty()
@@ -333,6 +348,24 @@ mod tests {
         carry_out(&mut settling, &mut tables, &again, now + Duration::from_secs(800));
         let writes = settling.due(&tables, &TIMEOUTS, now + Duration::from_secs(901));
         assert_eq!(writes, [Write::Slots(MOVING, vec![Slot::recorded(A)])]);
+    }
+
+    #[test]
+    fn a_slot_that_has_been_moving_elsewhere_is_due_as_it_is_there() {
+        let now = Instant::now();
+        let tables = tables(Protocol::TCP);
+        let mut settling = Settling::new(&tables, now);
+        let later = now + Duration::from_secs(100);
+        settling.note_moving_for(&[(MOVING, Duration::from_secs(10)), (SlotIndex(12), Duration::MAX)], later);
+        assert_eq!(
+            settling.moving_for(MOVING, later),
+            Some(Duration::from_secs(100)),
+            "not later than by its own"
+        );
+        settling.note_moving_for(&[(MOVING, Duration::from_secs(400))], later);
+        assert_eq!(settling.moving_for(MOVING, later), Some(Duration::from_secs(400)));
+        assert_eq!(settling.due(&tables, &TIMEOUTS, later + Duration::from_secs(500)), []);
+        assert_eq!(settling.due(&tables, &TIMEOUTS, later + Duration::from_secs(501)).len(), 1);
     }
 
     #[test]

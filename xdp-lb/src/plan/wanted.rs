@@ -41,6 +41,8 @@ pub struct WantedService {
     pub checked_at: Option<Endpoint>,
     /// The length of its ring: [`crate::ring::length`] of the configured weights.
     pub ring_len: u32,
+    /// Whether it has a ring even before a backend has taken flows: other load balancers have flows of backends that take none.
+    pub has_ring: bool,
     /// Whether clients that a backend would answer directly reach it from an address of this host (`nat`).
     pub hairpin: bool,
     /// All of its backends, whatever their state. No two share an address.
@@ -66,6 +68,7 @@ impl WantedService {
             max_flows: 0,
             checked_at: None,
             ring_len,
+            has_ring: false,
             hairpin: true,
             backends,
         }

@@ -68,6 +68,7 @@ impl Pool {
             },
             checked_at: checked_at(&service.service),
             ring_len: ring::length(&configured),
+            has_ring: false,
             hairpin: service.service.hairpin == Hairpin::Auto,
             backends: backends.collect(),
         }

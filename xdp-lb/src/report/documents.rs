@@ -15,7 +15,7 @@ use super::options::{self, OF_BACKEND, OF_SERVICE};
 use crate::health::{AgentAdmin, AgentOperation};
 use crate::model::change::{ServiceChange, SettingChange};
 use crate::model::state::{
-    AdminState, BackendState, FlowStage, HealthState, Origin, TroubleKind, UpgradeState, VipState,
+    AdminState, BackendState, FlowStage, HealthState, Origin, PeerState, TroubleKind, UpgradeState, VipState,
 };
 use crate::model::{Attach, Backend, Discovery, Protocol, Service};
 use crate::overlay::Leave;
@@ -61,6 +61,9 @@ pub struct StatusView {
     /// The VIPs that the daemon manages, by address; none without `vips.interface`.
     #[serde(default)]
     pub vips: Vec<VipView>,
+    /// The load balancers that this one exchanges flows with; null without `[fleet]`.
+    #[serde(default)]
+    pub fleet: Option<FleetView>,
     /// The services, by name.
     pub services: Vec<ServiceView>,
     /// The backends, by service and address.
@@ -213,6 +216,49 @@ pub struct LossView {
     pub cause: String,
     /// What to do.
     pub fix: String,
+}
+
+/// Load balancers that exchange flows, as this one sees them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct FleetView {
+    /// The fleet's name.
+    pub name: String,
+    /// This node's name.
+    pub node: String,
+    /// Where this node hears the others.
+    pub address: SocketAddr,
+    /// Whether this node has the flows of all nodes that it can reach. Until then, and for at most 60 s after the start, its
+    /// VIPs wait.
+    pub joined: bool,
+    /// The other nodes, by name.
+    pub peers: Vec<PeerView>,
+}
+
+/// Another load balancer of the fleet.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PeerView {
+    /// Its name.
+    pub node: String,
+    /// Where it is.
+    pub address: SocketAddr,
+    /// Whether its flows are known here.
+    pub state: PeerState,
+    /// Why they are not, in words.
+    pub reason: Option<String>,
+    /// Seconds since it was last heard; null if it does not answer.
+    pub heard_seconds: Option<f64>,
+    /// Flows that it was told of since the daemon started, updates included.
+    pub sent_flows: u64,
+    /// Flows that it has told of, updates included.
+    pub received_flows: u64,
+    /// Those of them that were not taken over, by reason; those at zero are left out.
+    pub refused_flows: BTreeMap<String, u64>,
+    /// Bytes sent to it.
+    pub sent_bytes: u64,
+    /// Datagrams that were sent again because it had not acknowledged them.
+    pub resent_datagrams: u64,
+    /// Datagrams that came from its address and were not its own, or were played back.
+    pub forged_datagrams: u64,
 }
 
 /// How full a table is.

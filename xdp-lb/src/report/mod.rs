@@ -4,6 +4,7 @@
 
 pub mod documents;
 pub mod explain;
+mod fleet;
 pub mod flows;
 pub mod history;
 pub mod losses;

@@ -15,6 +15,7 @@ use super::history::History;
 use super::records::FlowRecords;
 use super::traffic::{Counters, TrafficRates};
 use crate::datapath::Census;
+use crate::fleet;
 use crate::model::state::{AdminState, TroubleKind};
 use crate::model::{Config, EffectiveService, Limits};
 use crate::net::vips::Standings;
@@ -68,6 +69,8 @@ pub struct Snapshot {
     pub is_adopted: bool,
     /// The status of the VIPs, live.
     pub vips: watch::Receiver<Standings>,
+    /// The exchange of flows with other load balancers, live.
+    pub fleet: Option<watch::Receiver<fleet::Status>>,
     /// The state of the last upgrade, live.
     pub upgrade: watch::Receiver<Option<UpgradeView>>,
     /// The packet counters, live.

@@ -5,10 +5,11 @@ use std::time::Duration;
 use xdp_lb_common::reason::Reason;
 
 use super::documents::{
-    BackendView, BucketView, ChecksView, CounterView, HistogramView, InterfaceView, LastReloadView, LossView,
-    MovingView, NextHopView, ServiceView, StatusView, TableView, TrafficView, VipView,
+    BackendView, BucketView, ChecksView, CounterView, FleetView, HistogramView, InterfaceView,
+    LastReloadView, LossView, MovingView, NextHopView, PeerView, ServiceView, StatusView, TableView,
+    TrafficView, VipView,
 };
-use crate::model::state::{AdminState, BackendState, HealthState, Origin, VipState};
+use crate::model::state::{AdminState, BackendState, HealthState, Origin, PeerState, VipState};
 use crate::model::{Attach, Backend, HealthCheck, Http, Probe, Service};
 
 pub(crate) fn status() -> StatusView {
@@ -38,6 +39,7 @@ pub(crate) fn status() -> StatusView {
             added_by_daemon: true,
             note: None,
         }],
+        fleet: Some(fleet()),
         services: vec![service("web", "192.0.2.10:80"), service("web6", "[2001:db8::10]:80")],
         backends: vec![
             backend("web", "198.51.100.11:8080"),
@@ -50,6 +52,32 @@ pub(crate) fn status() -> StatusView {
         passed_packets: 1_234_567,
         dropped_per_second: 0.0,
         passed_per_second: 12.5,
+    }
+}
+
+pub(crate) fn fleet() -> FleetView {
+    let peer = |node: &str, address: &str, state, heard| PeerView {
+        node: node.into(),
+        address: address.parse().unwrap(),
+        state,
+        reason: None,
+        heard_seconds: heard,
+        sent_flows: 1200,
+        received_flows: 1100,
+        refused_flows: [("table_full".to_owned(), 3)].into(),
+        sent_bytes: 64_000,
+        resent_datagrams: 2,
+        forged_datagrams: 0,
+    };
+    FleetView {
+        name: "edge".into(),
+        node: "lb1".into(),
+        address: "192.0.2.1:7946".parse().unwrap(),
+        joined: true,
+        peers: vec![
+            peer("lb2", "192.0.2.2:7946", PeerState::Synced, Some(0.4)),
+            peer("lb3", "192.0.2.3:7946", PeerState::Unreachable, None),
+        ],
     }
 }
 

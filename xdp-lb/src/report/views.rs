@@ -13,6 +13,7 @@ use super::documents::{
     HistogramView, HistoryQuery, HistoryView, MovingView, NextHopView, RecentView, ServiceDetailView,
     ServiceView, StatusQuery, StatusView, TableView, TrafficView, VipView,
 };
+use super::fleet;
 use super::losses;
 use super::rates::Rates;
 use super::snapshot::{Clock, Snapshot};
@@ -116,6 +117,7 @@ impl Snapshot {
             reload: self.reload.clone(),
             interfaces: self.interfaces.clone(),
             vips: self.vip_views(clock),
+            fleet: self.fleet.as_ref().map(|status| fleet::view(&status.borrow(), clock)),
             services,
             backends,
             tables: self.table_views(),

@@ -10,8 +10,10 @@ use std::time::Duration;
 use aya::TestRun as _;
 use aya::programs::{SchedClassifier, TestRunOptions, Xdp};
 use xdp_lb::datapath::{Census, Count, Options, Policy, TablesView, hash_keys, port_ranges};
+use xdp_lb::fleet::{Basis, FlowTable as _, SharedFlow, Sharing};
 use xdp_lb::model::{Attach, Limits, PortRange, Timeouts, Vip};
 use xdp_lb::tables::{SourceRange, Tables, Write};
+use xdp_lb_common::flow_table::Memory as _;
 use xdp_lb_common::flow_table::record::Record;
 use xdp_lb_common::flow_table::{self, walk};
 use xdp_lb_common::host::{Buffer, HostTables};
@@ -637,6 +639,17 @@ impl Homes {
     pub fn forget(&mut self, which: impl Fn(&FlowKey) -> bool) {
         walk::sweep(&self.host.flows, &self.host.settings.hash_keys, |record| which(&record.key()));
         self.kernel.sweep_flows(|record| which(&record.key()));
+    }
+
+    /// Takes in a flow that another load balancer tells of.
+    pub fn take_in(&mut self, flow: &SharedFlow) {
+        let tables = Arc::new(self.kernel.read().unwrap());
+        let view = Arc::new(TablesView::new(Arc::clone(&tables)));
+        let mut sync = self.kernel.flow_sync(view).unwrap();
+        assert_eq!(sync.take(flow).unwrap(), Ok(()));
+        let (basis, mut sharing) =
+            (Basis::new(tables, self.host.settings), Sharing::new(self.host.flows.buckets()));
+        assert_eq!(sharing.take(&self.host.flows, &basis, monotonic(), flow), Ok(()));
     }
 
     /// Waits until the clock that packets are noted by has moved on.

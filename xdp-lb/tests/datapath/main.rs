@@ -9,6 +9,7 @@ mod arrivals;
 mod checks;
 mod decap;
 mod failing;
+mod fleet;
 mod fragments;
 mod full_nat;
 mod guards;

@@ -142,6 +142,7 @@ fn everything_but_the_interfaces_has_a_default() {
             asymmetric_replies: false,
             allow_exec_checks: false,
             icmp_time_exceeded: true,
+            fleet: None,
             services: vec![],
         }
     );
@@ -260,7 +261,7 @@ fn an_unknown_key_is_reported_with_the_nearest_known_one_or_where_it_belongs() {
     assert_eq!(
         refused("interfaces = [\"eth0\"]\nfrobnicate = 1\n"),
         "line 2: unknown key \"frobnicate\"; the keys here are \"interfaces\", \"attach\", \"xdp_mode\", \"state_file\", \
-         \"pin_path\", \"flow_hash_secret\", \"snat_ports\", \"vips\", \"api\", \"metrics\", \"limits\", \"timeouts\", \
+         \"pin_path\", \"flow_hash_secret\", \"snat_ports\", \"vips\", \"api\", \"metrics\", \"fleet\", \"limits\", \"timeouts\", \
          \"drain_timeout\", \"asymmetric_replies\", \"allow_exec_checks\", \"icmp_time_exceeded\", \"service\""
     );
     assert_eq!(
