@@ -48,7 +48,7 @@ impl Host {
     }
 
     /// A path by which this process's children can name the namespace.
-    pub(crate) fn namespace_path(&self) -> String {
+    pub fn namespace_path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.namespace.as_raw_fd())
     }
 

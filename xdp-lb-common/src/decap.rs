@@ -7,10 +7,10 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::net::{Address, Be32, Port, Protocol};
-use crate::packet::Packet;
 use crate::packet::checksum::Change;
 use crate::packet::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, ExtensionHeader, Gue, Ipv4, Ipv6, Udp};
 use crate::packet::parse::{Link, parse_link};
+use crate::packet::{Before, Packet};
 use crate::process::rewrite::{Departure, Limit, ethertype, write_ethernet};
 use crate::tables::FlowKey;
 
@@ -136,7 +136,7 @@ fn take_off<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Outcome,
         destination_mac: link.ethernet.destination,
         limit: Limit::default(),
     };
-    write_ethernet(packet, at, 0, ethertype(is_v4), &same).map_err(|_| Outcome::Stuck)?;
+    write_ethernet(packet, at, Before::Nothing, ethertype(is_v4), &same).map_err(|_| Outcome::Stuck)?;
     Ok(if is_gue { Outcome::Gue } else { Outcome::Ipip })
 }
 

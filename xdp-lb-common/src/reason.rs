@@ -97,8 +97,8 @@ reasons! {
     TtlExpired = 17, Drop, "ttl_expired",
         "TTL or hop limit exceeded here: look for a routing loop";
     HeaderRoom = 18, Drop, "header_room",
-        "no room in the frame for the VLAN tag or outer header: the driver leaves too little headroom; try xdp_mode \
-         = \"generic\"";
+        "no room in the frame for the VLAN tag or outer header: the driver leaves too little headroom; try attach \
+         = \"tc\"";
     TooBig = 19, Drop, "too_big",
         "exceeds the path MTU, and no ICMP was sent (rate limit reached, or the MTU is below IPv6's minimum of \
          1280): raise that MTU, or lower the sender's";

@@ -16,7 +16,9 @@ mod losses;
 mod maps;
 mod neighbour;
 mod packet;
+mod skb;
 mod tables;
+mod tc;
 
 use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::helpers::bpf_redirect;

@@ -12,23 +12,30 @@ use aya_ebpf::helpers::{bpf_fib_lookup, bpf_redirect_neigh};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use xdp_lb_common::net::{Address, Be32};
-use xdp_lb_common::packet::Packet;
 use xdp_lb_common::process::handover::{Target, is_to, target};
 use xdp_lb_common::tables::BackendIndex;
-use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::maps::{BACKENDS, SETTINGS};
+use crate::skb::Skb;
 use crate::tables::{FAMILY_V4, FAMILY_V6, ask, next_hop};
 
 /// Sends what the XDP program has marked. All else goes on, to other programs and to the host.
 #[classifier]
 pub fn tc_neighbour(context: TcContext) -> i32 {
-    send(&context).unwrap_or(TC_ACT_UNSPEC)
+    send_marked(&context)
+}
+
+/// The same for a packet that has been marked by now, if it was.
+///
+/// A call of its own, not inlined: it is rare, and the stack of the load balancer's program is full.
+#[inline(never)]
+pub fn send_marked(context: &TcContext) -> i32 {
+    send(context).unwrap_or(TC_ACT_UNSPEC)
 }
 
 #[inline(always)]
 fn send(context: &TcContext) -> Option<i32> {
-    match target(&Frame(context), SETTINGS.get(0)?)? {
+    match target(&Skb::of(context), SETTINGS.get(0)?)? {
         Target::Interface(ifindex) => Some(redirect(ifindex, None)),
         Target::Backend(index) => send_to_backend(context, index),
     }
@@ -51,7 +58,7 @@ fn send_to_backend(context: &TcContext, index: BackendIndex) -> Option<i32> {
         }
         // This host forwards nothing: the kernel finds the next hop as for a packet of its own. One that is not to the
         // backend's address (`dsr`) goes to a backend on the link.
-        _ if is_to(&Frame(context), backend) => Some(redirect(backend.ifindex, None)),
+        _ if is_to(&Skb::of(context), backend) => Some(redirect(backend.ifindex, None)),
         _ => Some(redirect(backend.ifindex, Some(backend.address))),
     }
 }
@@ -74,42 +81,4 @@ fn redirect(ifindex: u32, neighbour: Option<Address>) -> i32 {
     }
     // SAFETY: the length is the struct's.
     unsafe { bpf_redirect_neigh(ifindex, &raw mut neighbour, size_of::<Neighbour>() as i32, 0) as i32 }
-}
-
-/// A frame at TC ingress, which is only looked at.
-struct Frame<'a>(&'a TcContext);
-
-impl Packet for Frame<'_> {
-    #[inline(always)]
-    fn length(&self) -> usize {
-        self.0.len() as usize
-    }
-
-    #[inline(always)]
-    fn ingress(&self) -> u32 {
-        // SAFETY: the context is this program's own.
-        unsafe { (*self.0.skb.skb).ingress_ifindex }
-    }
-
-    #[inline(always)]
-    fn read<T: FromBytes + Copy>(&self, offset: usize) -> Option<T> {
-        let start = self.0.data() + offset;
-        if start + size_of::<T>() > self.0.data_end() {
-            return None;
-        }
-        // SAFETY: the whole T lies inside the frame, and any bytes are a T; for the alignment see `crate::packet`.
-        Some(unsafe { (start as *const T).read() })
-    }
-
-    fn write<T: IntoBytes + Immutable>(&mut self, _: usize, _: T) -> Option<()> {
-        None
-    }
-
-    fn move_head(&mut self, _: i32) -> Option<()> {
-        None
-    }
-
-    fn cut_tail(&mut self, _: usize) -> Option<()> {
-        None
-    }
 }

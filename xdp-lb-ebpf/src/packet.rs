@@ -1,6 +1,6 @@
 //! A frame in an XDP context.
 
-use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
 use aya_ebpf::programs::XdpContext;
 use xdp_lb_common::packet::Packet;
@@ -12,38 +12,58 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 const REACH: usize = 1 << 14;
 
 /// The frame that the program was called for.
-pub struct Frame<'a> {
-    context: &'a XdpContext,
+pub struct Frame {
+    /// What the program was called with.
+    xdp: *mut xdp_md,
 }
 
-impl<'a> Frame<'a> {
+impl Frame {
     /// The context's frame.
     #[inline(always)]
-    pub fn new(context: &'a XdpContext) -> Self {
-        Self { context }
+    pub fn new(context: &XdpContext) -> Self {
+        Self { xdp: context.ctx }
+    }
+
+    #[inline(always)]
+    fn start(&self) -> usize {
+        // SAFETY: the context is the one that the kernel called this program with.
+        unsafe { (*self.xdp).data as usize }
+    }
+
+    #[inline(always)]
+    fn end(&self) -> usize {
+        // SAFETY: as above.
+        unsafe { (*self.xdp).data_end as usize }
     }
 
     /// The address of a `T` at this offset, which is below [`REACH`]. The context's pointers are read anew each time, since
     /// moving the head makes older ones stale.
     #[inline(always)]
     fn at<T>(&self, offset: usize) -> Option<*mut T> {
-        let start = self.context.data() + (offset & (REACH - 1));
-        if start + size_of::<T>() > self.context.data_end() {
-            return None;
-        }
-        Some(start as *mut T)
+        within(self.start(), self.end(), offset)
     }
 }
 
-impl Packet for Frame<'_> {
+/// The address of a `T` at this offset, which is below [`REACH`], in a packet that begins and ends here.
+#[inline(always)]
+pub fn within<T>(data: usize, end: usize, offset: usize) -> Option<*mut T> {
+    let start = data + (offset & (REACH - 1));
+    if start + size_of::<T>() > end {
+        return None;
+    }
+    Some(start as *mut T)
+}
+
+impl Packet for Frame {
     #[inline(always)]
     fn length(&self) -> usize {
-        self.context.data_end() - self.context.data()
+        self.end() - self.start()
     }
 
     #[inline(always)]
     fn ingress(&self) -> u32 {
-        self.context.ingress_ifindex() as u32
+        // SAFETY: as above.
+        unsafe { (*self.xdp).ingress_ifindex }
     }
 
     #[inline(always)]
@@ -63,15 +83,15 @@ impl Packet for Frame<'_> {
 
     #[inline(always)]
     fn move_head(&mut self, by: i32) -> Option<()> {
-        // SAFETY: the context is the one that the kernel called this program with.
-        let moved = unsafe { bpf_xdp_adjust_head(self.context.as_ptr().cast(), by) };
+        // SAFETY: as above.
+        let moved = unsafe { bpf_xdp_adjust_head(self.xdp, by) };
         (moved == 0).then_some(())
     }
 
     #[inline(always)]
     fn cut_tail(&mut self, by: usize) -> Option<()> {
         // SAFETY: as above.
-        let moved = unsafe { bpf_xdp_adjust_tail(self.context.as_ptr().cast(), -(by as i32)) };
+        let moved = unsafe { bpf_xdp_adjust_tail(self.xdp, -(by as i32)) };
         (moved == 0).then_some(())
     }
 }

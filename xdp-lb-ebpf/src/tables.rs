@@ -1,6 +1,7 @@
 //! The datapath's tables as BPF maps.
 
 use core::arch::asm;
+use core::ffi::c_void;
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{
@@ -10,7 +11,6 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 use aya_ebpf::maps::Array;
 use aya_ebpf::maps::lpm_trie::Key;
-use aya_ebpf::programs::XdpContext;
 use xdp_lb_common::hash::FlowHash;
 use xdp_lb_common::net::{Address, Be32, Endpoint, MacAddress, Port, Protocol};
 use xdp_lb_common::own_mac::OwnMacs;
@@ -33,25 +33,25 @@ pub const FAMILY_V4: u8 = 2;
 pub const FAMILY_V6: u8 = 10;
 
 /// All maps.
-pub struct Maps<'a> {
-    context: &'a XdpContext,
+pub struct Maps {
+    /// What the program was called with.
+    context: *mut c_void,
 }
 
-impl<'a> Maps<'a> {
+impl Maps {
     /// The maps, for the program that was called with this context.
     #[inline(always)]
-    pub fn new(context: &'a XdpContext) -> Self {
-        Self { context }
+    pub fn new(context: &impl EbpfContext) -> Self {
+        Self { context: context.as_ptr() }
     }
 }
 
-impl Maps<'_> {
+impl Maps {
     #[inline(always)]
     fn answer(&self, lookup: &mut FibLookup) -> Route {
         // SAFETY: the context is this program's own, and the length is the struct's.
-        let answer = unsafe {
-            bpf_fib_lookup(self.context.as_ptr(), &raw mut *lookup, size_of::<FibLookup>() as i32, 0)
-        };
+        let answer =
+            unsafe { bpf_fib_lookup(self.context, &raw mut *lookup, size_of::<FibLookup>() as i32, 0) };
         match answer as u32 {
             BPF_FIB_LKUP_RET_SUCCESS => {
                 let (ifindex, tags) = match self.device_below(lookup.ifindex) {
@@ -159,14 +159,14 @@ fn read(word: &u64) -> u64 {
     unsafe { core::ptr::from_ref(word).read_volatile() }
 }
 
-impl OwnMacs for Maps<'_> {
+impl OwnMacs for Maps {
     #[inline(always)]
     fn own_mac(&self, place: u32) -> u64 {
         OWN_MACS.get(place).map_or(0, read)
     }
 }
 
-impl Tables for Maps<'_> {
+impl Tables for Maps {
     type FlowTable = FlowTable;
     type Traffic<'t>
         = &'t mut Traffic

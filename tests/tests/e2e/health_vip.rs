@@ -184,7 +184,7 @@ fn a_backend_without_the_vip_or_without_decapsulation_is_down_although_its_own_a
 }
 
 #[test]
-fn udp_and_grpc_services_are_checked_at_the_vip_also_with_generic_xdp_and_all_is_cleaned_up() {
+fn udp_and_grpc_services_are_checked_at_the_vip_also_at_tc_ingress_and_all_is_cleaned_up() {
     let vip = Network::VIP;
     let more = format!(
         "[[service]]\nname = \"echo\"\nvip = \"{vip}:7000\"\nprotocol = \"udp\"\nmode = \"gue\"\n\
@@ -197,7 +197,7 @@ fn udp_and_grpc_services_are_checked_at_the_vip_also_with_generic_xdp_and_all_is
          health_check = {{ type = \"tcp\", port = 8080, via = \"vip\", {QUICK} }}\n\
          [[service.backend]]\naddress = \"198.51.100.11:0\"\n"
     );
-    let mut site = Site::start("health-vip2", "xdp_mode = \"generic\"", "");
+    let mut site = Site::start("health-vip2", "attach = \"tc\"", "");
     let backend = &site.network.backends[0];
     let echo = UdpEcho::start_at(backend, format!("{vip}:7000").parse().unwrap()).unwrap();
     let grpc = GrpcHealth::start(backend, 7001, None).unwrap();

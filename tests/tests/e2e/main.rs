@@ -62,6 +62,7 @@ mod traffic_network_changes;
 mod traffic_policy;
 mod traffic_services;
 mod traffic_sizes;
+mod traffic_tc;
 mod traffic_tunnels;
 mod traffic_vlan;
 mod traffic_xdp_modes;

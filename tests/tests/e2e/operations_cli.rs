@@ -273,7 +273,7 @@ fn every_list_is_a_json_document_with_just_the_fields_that_are_documented() {
         of.as_array().unwrap().iter().map(|it| it["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
     assert_eq!(names(&status["interfaces"]), ["eth0", "eth1"]);
-    assert_eq!(status["interfaces"][0]["mode"], "native");
+    assert_eq!(status["interfaces"][0]["mode"], "xdp");
     let tables = ["services", "backends", "slots", "flows", "source_ranges"];
     assert_eq!(names(&status["tables"]), tables);
     assert_eq!(status["tables"][0]["used"], 1);
@@ -318,7 +318,7 @@ fn tables_show_the_same_to_people() {
     site.daemon.cli(&["backend", "drain", "web", &web_backend(2)]).unwrap();
     let status = site.daemon.cli(&["status"]).unwrap();
     for part in
-        ["eth0", "eth1", "native", "web", "192.0.2.10:80", &web_backend(1), "up", "draining", "1/2", "slots"]
+        ["eth0", "eth1", "xdp", "web", "192.0.2.10:80", &web_backend(1), "up", "draining", "1/2", "slots"]
     {
         assert!(status.contains(part), "{part:?} is not in:\n{status}");
     }

@@ -317,23 +317,23 @@ fn a_config_file_that_is_missing_or_wrong_is_refused_before_anything_is_touched(
 }
 
 #[test]
-fn a_driver_without_native_xdp_is_refused_with_xdp_mode_native_and_otherwise_reported() {
+fn a_driver_without_native_xdp_is_refused_if_xdp_is_named_and_otherwise_reported() {
     let fresh = Fresh::new();
-    // A bridge has generic XDP only.
+    // A bridge has no native XDP.
     fresh.network.lb.run("ip link add bridge0 type bridge").unwrap();
     fresh.network.lb.run("ip link set bridge0 up").unwrap();
     let native = [("\"eth1\"", "\"bridge0\""), ("state_file", "xdp_mode = \"native\"\nstate_file")];
     fresh.assert_refused(&fresh.config(&native), &["bridge0", "native"]);
 
-    let daemon = Daemon::start(&fresh.network.lb, &["eth0", "bridge0"], &web("full-nat", &[1])).unwrap();
+    let auto = format!("attach = \"auto\"\n{}", web("full-nat", &[1]));
+    let daemon = Daemon::start(&fresh.network.lb, &["eth0", "bridge0"], &auto).unwrap();
     let status = daemon.cli_json(&["status"]).unwrap();
     let interfaces = status["interfaces"].as_array().unwrap();
     let mode = |name| &interfaces.iter().find(|it| it["name"] == name).unwrap()["mode"];
-    // All alike: what the native program sends to the bridge would be lost.
-    assert_eq!((mode("eth0"), mode("bridge0")), (&"generic".into(), &"generic".into()));
+    assert_eq!((mode("eth0"), mode("bridge0")), (&"tc".into(), &"tc".into()));
     for interface in interfaces {
         let note = interface["note"].as_str().unwrap_or_default();
-        assert!(note.contains("bridge0") && note.contains("native"), "{interface}");
+        assert!(note.contains(if interface["name"] == "eth0" { "veth" } else { "native" }), "{interface}");
     }
 }
 

@@ -192,14 +192,15 @@ fn a_daemon_started_with_a_changed_file_applies_only_the_difference() {
 }
 
 #[test]
-fn a_daemon_started_with_another_xdp_mode_attaches_again() {
+fn a_daemon_started_with_another_attach_attaches_again() {
     let mut site = Site::start("restart", 1, &web("full-nat", &[1])).unwrap();
     let mode = |daemon: &Daemon| daemon.cli_json(&["status"]).unwrap()["interfaces"][0]["mode"].clone();
-    assert_eq!(mode(&site.daemon), "native");
-    let auto = site.daemon.config().unwrap();
-    for wanted in ["generic", "native"] {
+    assert_eq!(mode(&site.daemon), "xdp");
+    let config = site.daemon.config().unwrap();
+    for wanted in ["xdp-generic", "tc", "xdp", "tc", "xdp-generic"] {
         site.daemon.kill().unwrap();
-        fs::write(site.daemon.config_file(), format!("xdp_mode = \"{wanted}\"\n{auto}")).unwrap();
+        let config = config.replace("attach = \"xdp\"", &format!("attach = \"{wanted}\""));
+        fs::write(site.daemon.config_file(), config).unwrap();
         site.daemon.run().unwrap();
         assert_eq!(mode(&site.daemon), wanted);
         assert!(is_adopted(&site.daemon));

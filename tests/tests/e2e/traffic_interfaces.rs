@@ -19,11 +19,7 @@ fn serve(hosts: &[Host]) -> Vec<(TcpEcho, UdpEcho)> {
 }
 
 /// A TCP and a UDP service for each way.
-fn config(
-    xdp_mode: &str,
-    vip: impl Fn(Family) -> IpAddr,
-    backends: impl Fn(Family) -> Vec<IpAddr>,
-) -> String {
+fn config(attach: &str, vip: impl Fn(Family) -> IpAddr, backends: impl Fn(Family) -> Vec<IpAddr>) -> String {
     let config = services(Way::ALL.into_iter().flat_map(|way| {
         let vip = SocketAddr::new(vip(way.family), port(way.mode));
         let its = || backends(way.family).into_iter().map(|address| SocketAddr::new(address, port(way.mode)));
@@ -32,7 +28,7 @@ fn config(
             Service::udp(format!("udp-{way}"), vip).mode(way.mode).backends(its()),
         ]
     }));
-    format!("xdp_mode = \"{xdp_mode}\"\n{config}")
+    format!("attach = \"{attach}\"\n{config}")
 }
 
 /// Connects and sends a datagram forty times, and expects answers of just these hosts, from either.
@@ -93,8 +89,8 @@ fn clients_on_two_interfaces_reach_backends_on_two_others() {
         let near = network.endpoints(family, 0).map(|endpoint| endpoint.ip());
         near.chain([parse(if family == Family::V4 { "203.0.113.200" } else { "2001:db8:4::200" })]).collect()
     };
-    for xdp_mode in ["native", "generic"] {
-        let config = config(xdp_mode, Network::vip, addresses);
+    for attach in ["xdp", "xdp-generic", "tc"] {
+        let config = config(attach, Network::vip, addresses);
         let daemon = Daemon::start(&network.lb, &["eth0", "eth1", "eth2", "eth3"], &config).unwrap();
         daemon.wait_until_up().unwrap();
         for way in Way::ALL {
@@ -121,9 +117,9 @@ fn clients_and_backends_on_one_interface_reach_each_other() {
     }
     let names: BTreeSet<_> = network.backends.iter().map(|host| host.name().to_owned()).collect();
     let _servers = serve(&network.backends);
-    for xdp_mode in ["native", "generic"] {
+    for attach in ["xdp", "xdp-generic", "tc"] {
         let addresses = |family| network.endpoints(family, 0).map(|endpoint| endpoint.ip()).collect();
-        let daemon = Daemon::start(&network.lb, &["eth1"], &config(xdp_mode, vip, addresses)).unwrap();
+        let daemon = Daemon::start(&network.lb, &["eth1"], &config(attach, vip, addresses)).unwrap();
         daemon.wait_until_up().unwrap();
         for way in Way::ALL {
             assert_all_answer(&client, way, vip(way.family), &names);

@@ -88,7 +88,7 @@ fn assert_whole(streams: Vec<(String, UdpStream)>) {
 
 #[test]
 fn with_a_daemon_the_first_reply_to_a_client_whose_neighbour_entry_is_gone_is_not_lost() {
-    for keys in ["", "xdp_mode = \"generic\"\n"] {
+    for keys in ["", "attach = \"xdp-generic\"\n", "attach = \"tc\"\n"] {
         let bed = Bed::start("forgotten", THROUGH, keys);
         let streams = bed.streams(THROUGH);
         bed.forget(false, 20);

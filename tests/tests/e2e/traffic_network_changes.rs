@@ -127,7 +127,7 @@ fn a_renamed_interface_keeps_working_and_is_attached_again_under_its_name() {
     });
     until("an answer, since its program is still there", SOON, || Ok(bed.answer().is_ok())).unwrap();
     let since = rename("back0", "eth1");
-    bed.assert_followed("the program to be noted", since, || bed.interface("eth1")["mode"] == "native");
+    bed.assert_followed("the program to be noted", since, || bed.interface("eth1")["mode"] == "xdp");
     until("an answer", SOON, || Ok(bed.answer().is_ok())).unwrap();
 }
 
@@ -141,7 +141,7 @@ fn a_recreated_interface_gets_the_program_within_a_second() {
     until("the backend to be unresolved", SOON, || Ok(bed.backend()["state"] == "unresolved")).unwrap();
     connect(switch, "lb", lb, "eth1").unwrap();
     let since = Instant::now();
-    bed.assert_followed("the program", since, || bed.interface("eth1")["mode"] == "native");
+    bed.assert_followed("the program", since, || bed.interface("eth1")["mode"] == "xdp");
     switch.run("ip link set lb master bridge").unwrap();
     let _peer = XdpPass::attach(switch, "lb").unwrap();
     lb.run("ip address add 198.51.100.2/24 dev eth1").unwrap();

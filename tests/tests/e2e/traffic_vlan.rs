@@ -115,8 +115,8 @@ fn replies_of_http_and_udp_have_the_clients_vlan_tags() {
     }));
     let mut expected = vec![0; 3_000_000];
     File::open(big_file().unwrap()).unwrap().read_exact(&mut expected).unwrap();
-    for xdp_mode in ["native", "generic"] {
-        let config = format!("xdp_mode = \"{xdp_mode}\"\n{config}");
+    for attach in ["xdp", "xdp-generic", "tc"] {
+        let config = format!("attach = \"{attach}\"\n{config}");
         let daemon = Daemon::start(&network.lb, &["eth0", "eth1", "eth2"], &config).unwrap();
         daemon.wait_until_up().unwrap();
         for client in &clients {

@@ -23,7 +23,7 @@ impl Site {
         Self { network, _nginx: nginx, _dns: dns }
     }
 
-    fn config(&self, xdp_mode: &str) -> String {
+    fn config(&self, attach: &str) -> String {
         let config = services(Way::ALL.into_iter().flat_map(|way| {
             let more = u16::from(way.mode == Mode::FullNat);
             let vip = |port| SocketAddr::new(Network::vip(way.family), port + more);
@@ -36,7 +36,7 @@ impl Site {
                     .backends(self.network.endpoints(way.family, 5300 + more)),
             ]
         }));
-        format!("xdp_mode = \"{xdp_mode}\"\n{config}")
+        format!("attach = \"{attach}\"\n{config}")
     }
 
     fn assert_serves(&self) {
@@ -79,24 +79,26 @@ fn interfaces(daemon: &Daemon) -> Vec<(String, String, Option<String>)> {
 #[test]
 fn generic_xdp_serves_http_and_dns_in_every_mode() {
     let site = Site::new("generic");
-    let daemon = Daemon::start(&site.network.lb, &["eth0", "eth1"], &site.config("generic")).unwrap();
+    let daemon = Daemon::start(&site.network.lb, &["eth0", "eth1"], &site.config("xdp-generic")).unwrap();
     daemon.wait_until_up().unwrap();
-    let attached = ["eth0", "eth1"].map(|name| (name.to_owned(), "generic".to_owned(), None));
+    let attached = ["eth0", "eth1"].map(|name| (name.to_owned(), "xdp-generic".to_owned(), None));
     assert_eq!(interfaces(&daemon), attached);
     site.assert_serves();
     assert_eq!(
-        daemon.metric("xdp_lb_interface_info", &[("interface", "eth0"), ("mode", "generic")]).unwrap(),
+        daemon.metric("xdp_lb_interface_info", &[("interface", "eth0"), ("mode", "xdp-generic")]).unwrap(),
         1.0
     );
 }
 
 #[test]
-fn auto_is_native_if_the_driver_supports_it() {
-    let site = Site::new("native");
+fn auto_is_at_tc_ingress_on_a_veth_and_says_why() {
+    let site = Site::new("auto");
     let daemon = Daemon::start(&site.network.lb, &["eth0", "eth1"], &site.config("auto")).unwrap();
     daemon.wait_until_up().unwrap();
-    let attached = ["eth0", "eth1"].map(|name| (name.to_owned(), "native".to_owned(), None));
-    assert_eq!(interfaces(&daemon), attached);
+    for (name, mode, note) in interfaces(&daemon) {
+        assert_eq!(mode, "tc", "{name}");
+        assert!(note.as_ref().is_some_and(|note| note.contains("veth")), "{note:?}");
+    }
     site.assert_serves();
 }
 
@@ -115,30 +117,29 @@ fn bridge_eth1(network: &Network) {
 }
 
 #[test]
-fn auto_falls_back_to_generic_if_the_driver_has_no_xdp_and_reports_it() {
+fn auto_is_at_tc_ingress_if_the_driver_has_no_xdp_and_reports_it() {
     let site = Site::new("fallback");
     bridge_eth1(&site.network);
     let daemon = Daemon::start(&site.network.lb, &["eth0", "br0"], &site.config("auto")).unwrap();
     daemon.wait_until_up().unwrap();
     let attached = interfaces(&daemon);
     let (_, mode, note) = attached.iter().find(|(name, ..)| name == "br0").unwrap();
-    assert_eq!(mode, "generic");
-    // A native program could not send to the bridge.
-    assert!(attached.iter().all(|(_, mode, _)| mode == "generic"), "{attached:?}");
+    assert_eq!(mode, "tc");
+    assert!(attached.iter().all(|(_, mode, _)| mode == "tc"), "{attached:?}");
     assert!(note.as_ref().is_some_and(|note| note.contains("XDP")), "{note:?}");
     let screen = daemon.cli(&["status"]).unwrap();
-    assert!(screen.contains("generic") && screen.contains(note.as_ref().unwrap()), "{screen}");
+    assert!(screen.contains("tc") && screen.contains(note.as_ref().unwrap()), "{screen}");
     site.assert_serves();
 }
 
 #[test]
-fn a_daemon_restarted_with_another_xdp_mode_attaches_with_it_and_serves() {
+fn a_daemon_restarted_with_another_attach_attaches_with_it_and_serves() {
     let site = Site::new("another");
-    let mut daemon = Daemon::start(&site.network.lb, &["eth0", "eth1"], &site.config("native")).unwrap();
-    for (before, after) in [("native", "generic"), ("generic", "native")] {
+    let mut daemon = Daemon::start(&site.network.lb, &["eth0", "eth1"], &site.config("xdp")).unwrap();
+    for (before, after) in [("xdp", "xdp-generic"), ("xdp-generic", "tc"), ("tc", "xdp")] {
         daemon.stop().unwrap();
         let config = daemon.config().unwrap();
-        let config = config.replace(&format!("xdp_mode = \"{before}\""), &format!("xdp_mode = \"{after}\""));
+        let config = config.replace(&format!("attach = \"{before}\""), &format!("attach = \"{after}\""));
         fs::write(daemon.config_file(), config).unwrap();
         daemon.run().unwrap();
         daemon.wait_until_up().unwrap();
@@ -152,7 +153,7 @@ fn a_daemon_restarted_with_another_xdp_mode_attaches_with_it_and_serves() {
 fn native_is_refused_if_the_driver_has_no_xdp() {
     let site = Site::new("refused");
     bridge_eth1(&site.network);
-    let Err(error) = Daemon::start(&site.network.lb, &["eth0", "br0"], &site.config("native")) else {
+    let Err(error) = Daemon::start(&site.network.lb, &["eth0", "br0"], &site.config("xdp")) else {
         panic!("the daemon started");
     };
     let error = format!("{error:#}");

@@ -55,6 +55,13 @@ impl Change {
         self.0 += u64::from(!old.word()) + u64::from(new.word());
     }
 
+    /// The change as a sum of native-order words, which is 0 where nothing has changed.
+    #[inline(always)]
+    pub const fn sum(self) -> u32 {
+        let sum = (self.0 & 0xffff_ffff) + (self.0 >> 32);
+        ((sum & 0xffff_ffff) + (sum >> 32)) as u32
+    }
+
     /// The checksum `old` after the change (RFC 1624 section 3, equation 3).
     #[inline(always)]
     pub fn apply(self, old: Be16) -> Be16 {
@@ -105,6 +112,12 @@ impl Sum {
         for word in address {
             self.double_word(word.word());
         }
+    }
+
+    /// The sum itself, as it stands where a checksum is to be finished.
+    #[inline(always)]
+    pub fn unfinished(self) -> Be16 {
+        Be16::from_word(fold(self.0))
     }
 
     /// The checksum.

@@ -97,12 +97,16 @@ pub fn parse_link<P: Packet>(packet: &P) -> Result<Link, Reason> {
     let mut ethertype = ethernet.ethertype.get();
     let mut tags = Tags::default();
     let mut l3 = size_of::<Ethernet>();
+    let beside = packet.tag_beside();
     if is_tag(ethertype) {
         let tag: VlanTag = packet.read(14).ok_or(Reason::Malformed)?;
         tags.outer = u32::from(ethertype) << 16 | u32::from(tag.control.get());
         ethertype = tag.ethertype.get();
         l3 = 18;
         if is_tag(ethertype) {
+            if beside != 0 {
+                return Err(Reason::TooManyTags);
+            }
             let tag: VlanTag = packet.read(18).ok_or(Reason::Malformed)?;
             tags.inner = u32::from(ethertype) << 16 | u32::from(tag.control.get());
             ethertype = tag.ethertype.get();
@@ -111,6 +115,9 @@ pub fn parse_link<P: Packet>(packet: &P) -> Result<Link, Reason> {
                 return Err(Reason::TooManyTags);
             }
         }
+    }
+    if beside != 0 {
+        tags = Tags { outer: beside, inner: tags.outer };
     }
     Ok(Link { ethernet, tags, ethertype, l3 })
 }
@@ -223,7 +230,7 @@ pub fn parse_plain<const V4: bool, P: Packet>(packet: &P) -> Option<Parsed> {
     let l3 = size_of::<Ethernet>();
     let ethernet: Ethernet = packet.read(0)?;
     let ethertype = if V4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
-    if ethernet.ethertype.get() != ethertype {
+    if ethernet.ethertype.get() != ethertype || packet.tag_beside() != 0 {
         return None;
     }
     let (network, l4) = if V4 {

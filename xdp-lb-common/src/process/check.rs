@@ -5,8 +5,8 @@ use super::context::{Context, Scratch, Verdict};
 use super::depart::depart;
 use super::rewrite::{Departure, check_hops, ethertype, write_ethernet};
 use super::{arrival, ports};
-use crate::packet::Packet;
 use crate::packet::parse::{Kind, Parsed, parse};
+use crate::packet::{Before, Packet};
 use crate::reason::Reason;
 use crate::tables::{BackendState, CHECKS_HOST_MAC, CHECKS_MAC, Tables, Tags};
 
@@ -62,5 +62,5 @@ pub fn receive<P: Packet, T: Tables>(
     departure.tags = Tags::default();
     departure.source_mac = CHECKS_HOST_MAC;
     departure.destination_mac = CHECKS_MAC;
-    write_ethernet(packet, parsed.l3, 0, ethertype(parsed.is_v4), departure)
+    write_ethernet(packet, parsed.l3, Before::Nothing, ethertype(parsed.is_v4), departure)
 }

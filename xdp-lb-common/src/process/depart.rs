@@ -2,7 +2,7 @@
 
 use super::context::{Context, Scratch};
 use super::encapsulate::encapsulate;
-use super::rewrite::{Departure, Limit, fits, relay, rewrite};
+use super::rewrite::{Departure, Limit, fits, length_on_wire, relay, rewrite};
 use super::{mss, ports};
 use crate::net::Endpoint;
 use crate::packet::Packet;
@@ -27,7 +27,7 @@ pub fn depart<P: Packet, T: Tables>(
     if service.mode.is_tunnel() {
         return encapsulate(packet, context, service, backend, departure);
     }
-    if !fits(parsed, 0, backend) {
+    if !fits(length_on_wire(packet, parsed), 0, backend) {
         departure.limit = Limit { fits: backend.mtu, from: parsed.key.destination };
         return Err(Reason::TooBig);
     }

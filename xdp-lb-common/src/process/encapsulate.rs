@@ -13,12 +13,12 @@
 use super::affinity::flow_hash;
 use super::context::Context;
 use super::own_address::own_address;
-use super::rewrite::{Departure, Limit, ethertype, fits, take_hop, write_ethernet};
+use super::rewrite::{Departure, Limit, ethertype, fits, length_on_wire, take_hop, write_ethernet};
 use crate::hash::FlowHash;
 use crate::net::{Be16, Port, Protocol};
-use crate::packet::Packet;
 use crate::packet::headers::{Ipv4, Ipv6, Udp};
 use crate::packet::parse::Parsed;
+use crate::packet::{Before, Packet};
 use crate::reason::Reason;
 use crate::tables::{Backend, Mode, Service, Tables};
 
@@ -48,7 +48,7 @@ pub fn encapsulate<P: Packet, T: Tables>(
 ) -> Result<(), Reason> {
     let Context { tables, settings, parsed, .. } = *context;
     let outer = outer_length(service, backend);
-    if !fits(parsed, outer, backend) {
+    if !fits(length_on_wire(packet, parsed), outer, backend) {
         let fits = backend.mtu.saturating_sub(outer as u16);
         departure.limit = Limit { fits, from: parsed.key.destination };
         return Err(Reason::TooBig);
@@ -73,10 +73,12 @@ pub fn wrap<P: Packet, T: Tables>(
     // Not the hash that chose the slot: the flows of one backend are those that have that one in common.
     let hash = hash.next();
     let source = own_address(tables, service, backend, hash)?;
-    write_ethernet(packet, parsed.l3, outer, ethertype(is_v4), departure)?;
-    let mut at = departure.tags.header_length();
+    let room = Before::Tunnel { bytes: outer, is_v4, is_udp: is_gue };
+    write_ethernet(packet, parsed.l3, room, ethertype(is_v4), departure)?;
+    let mut at = P::in_bytes(departure.tags).header_length();
     let traffic_class = take_hop(packet, parsed.is_v4, at + outer)?;
-    let payload = parsed.ip_length as u16 + if is_gue { size_of::<Udp>() as u16 } else { 0 };
+    // Whoever takes joined segments apart writes each one's length anew.
+    let payload = (parsed.ip_length as u16).wrapping_add(if is_gue { size_of::<Udp>() as u16 } else { 0 });
     let protocol = if is_gue {
         Protocol::UDP
     } else if parsed.is_v4 {

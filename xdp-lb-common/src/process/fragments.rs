@@ -140,7 +140,7 @@ pub fn find<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<Treatment, R
     if service.mode.keeps_addresses() {
         return Ok(Treatment::Deliver);
     }
-    if !fits(parsed, 0, backend) {
+    if !fits(parsed.ip_length, 0, backend) {
         return Err(Reason::TooBig);
     }
     Ok(Treatment::Rewrite)

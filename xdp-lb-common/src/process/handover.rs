@@ -11,8 +11,8 @@
 use super::context::Scratch;
 use super::rewrite::{Departure, write_ethernet};
 use crate::net::{Address, Be16, MacAddress};
-use crate::packet::Packet;
 use crate::packet::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ipv4, Ipv6};
+use crate::packet::{Before, Packet};
 use crate::reason::Reason;
 use crate::tables::{Backend, BackendIndex, Route, SILENCE, Settings, Tables, Tags};
 
@@ -128,7 +128,7 @@ pub fn freshen<P: Packet, T: Tables>(
     }
     let index = meta.aimed.get();
     let backend = tables.backend(index).ok_or(Reason::Internal)?;
-    let l3 = departure.tags.header_length();
+    let l3 = P::in_bytes(departure.tags).header_length();
     let is_resolved = match tables.way(backend, parsed.ingress) {
         Route::Via { ifindex, tags, source_mac, destination_mac } => {
             departure.ifindex = ifindex;
@@ -150,7 +150,7 @@ pub fn freshen<P: Packet, T: Tables>(
         18 => packet.read::<Be16>(16),
         _ => packet.read::<Be16>(20),
     };
-    write_ethernet(packet, l3, 0, ethertype.ok_or(Reason::Internal)?.get(), departure)
+    write_ethernet(packet, l3, Before::Nothing, ethertype.ok_or(Reason::Internal)?.get(), departure)
 }
 
 /// Whether packets to a backend bear its address as their destination, in this part of a frame that is to be sent to it.

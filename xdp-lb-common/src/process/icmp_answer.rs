@@ -4,14 +4,14 @@
 //! To "fragmentation needed" an IPv4 packet that may be fragmented gets it as well, since nothing here could fragment it.
 
 use super::rewrite::{Departure, Limit, ethertype, write_ethernet};
-use crate::net::{Address, Be32, Protocol};
-use crate::packet::Packet;
+use crate::net::{Address, Be16, Be32, Protocol};
 use crate::packet::checksum::Sum;
 use crate::packet::headers::{
     ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE, ICMPV6_PACKET_TOO_BIG, ICMPV6_TIME_EXCEEDED, ICMPV6_UNREACHABLE,
-    Icmp, Ipv4, Ipv6,
+    Icmp, Ipv4, Ipv6, Tcp, Udp, checksum_offset,
 };
 use crate::packet::parse::Parsed;
+use crate::packet::{Before, Packet};
 use crate::reason::Reason;
 use crate::tables::FlowKey;
 
@@ -122,14 +122,23 @@ pub fn back(parsed: &Parsed) -> Departure {
 #[inline(never)]
 pub fn send<P: Packet>(packet: &mut P, parsed: &Parsed, message: &Message) -> Result<(), Reason> {
     let Message { ref from, kind, code, quoted, rest } = *message;
-    let quoted = usize::from(quoted);
-    // Before the ways part: the verifier walks the loop once for each.
-    let mut sum = sum(packet, parsed.l3, quoted).ok_or(Reason::Internal)?;
+    let mut quoted = usize::from(quoted);
+    let mut summed = quoted;
+    let is_tcp = parsed.key.protocol == Protocol::TCP;
+    let checksum = parsed.l4 + checksum_offset(is_tcp);
+    if packet.is_unfinished(checksum) {
+        // It is finished in the quote, of which all from the transport header on sums up to nothing then.
+        summed = parsed.l4 - parsed.l3;
+        quoted = quoted.max(summed + if is_tcp { size_of::<Tcp>() } else { size_of::<Udp>() });
+        packet.write(checksum, Be16::new(0)).ok_or(Reason::Internal)?;
+    }
     let end = parsed.l3 + quoted;
     packet.cut_tail(packet.length().saturating_sub(end)).ok_or(Reason::Internal)?;
+    // Before the ways part: the verifier walks the loop once for each.
+    let mut sum = sum(packet, parsed.l3, summed).ok_or(Reason::Internal)?;
     let header = if parsed.is_v4 { size_of::<Ipv4>() } else { size_of::<Ipv6>() };
     let outer = header + size_of::<Icmp>();
-    write_ethernet(packet, parsed.l3, outer, ethertype(parsed.is_v4), &back(parsed))?;
+    write_ethernet(packet, parsed.l3, Before::Answer(outer), ethertype(parsed.is_v4), &back(parsed))?;
     let to = &parsed.key.source;
     let length = (size_of::<Icmp>() + quoted) as u16;
     if parsed.is_v4 {

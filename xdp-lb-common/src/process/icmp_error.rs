@@ -12,12 +12,12 @@ use super::rewrite::{Departure, check_hops, ethertype, rewrite_ip, write_etherne
 use super::{arrival, martian, ports, records, reply};
 use crate::flow_table::outcome::Found;
 use crate::net::{Be16, Be32, Port, Protocol};
-use crate::packet::Packet;
 use crate::packet::checksum::Change;
 use crate::packet::headers::{
     ICMP_FRAGMENTATION_NEEDED, ICMP_UNREACHABLE, ICMPV6_PACKET_TOO_BIG, Icmp, Ipv4, Ipv6, checksum_offset,
 };
 use crate::packet::parse::Parsed;
+use crate::packet::{Before, Packet};
 use crate::reason::Reason;
 use crate::tables::{BackendIndex, FlowKey, Tables};
 
@@ -147,7 +147,7 @@ pub fn to_client<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<bool, R
 pub fn to_client_by_route<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<(), Reason> {
     let Scratch { parsed, requoted, query, departure, .. } = scratch;
     let rule = ports::reply(tables, requoted).ok_or(Reason::Internal)?;
-    reply::routed(tables, parsed, rule, requoted, query, departure)?;
+    reply::routed(tables, parsed, rule, requoted, parsed.ip_length, query, departure)?;
     arrival::check(tables, parsed, rule.backend)?;
     *requoted = departure.key.reversed();
     Ok(())
@@ -164,7 +164,7 @@ pub fn send<P: Packet, T: Tables>(
     let Scratch { parsed, quoted, requoted, departure, backend, .. } = scratch;
     rewrite_error(packet, parsed, quoted, requoted, departure)?;
     // As received: kept over the rewriting, the number would take room on the stack.
-    let bytes = (packet.length() + parsed.l3 - departure.tags.header_length()) as u64;
+    let bytes = (packet.length() + parsed.l3 - P::in_bytes(departure.tags).header_length()) as u64;
     let mut traffic = tables.traffic(*backend).ok_or(Reason::Internal)?;
     match about {
         About::Backend => traffic.forwarded(bytes, false),
@@ -190,7 +190,7 @@ fn rewrite_error<P: Packet>(
     let at = parsed.l4 + 2;
     let old: Be16 = packet.read(at).ok_or(Reason::Internal)?;
     packet.write(at, message.apply(old)).ok_or(Reason::Internal)?;
-    write_ethernet(packet, parsed.l3, 0, ethertype(parsed.is_v4), departure)
+    write_ethernet(packet, parsed.l3, Before::Nothing, ethertype(parsed.is_v4), departure)
 }
 
 /// The quoted packet: its addresses, ports and checksums, and what that changes under the message's checksum.

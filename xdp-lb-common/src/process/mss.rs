@@ -94,6 +94,5 @@ fn write<P: Packet>(packet: &mut P, parsed: &Parsed, at: usize, most: u16) -> Re
     let mut change = Change::default();
     change.word(word(old), word(new));
     let checksum = parsed.l4 + checksum_offset(true);
-    let old: Be16 = packet.read(checksum).ok_or(Reason::Internal)?;
-    packet.write(checksum, change.apply(old)).ok_or(Reason::Internal)
+    packet.change_checksum(checksum, Change::default(), change, false).ok_or(Reason::Internal)
 }

@@ -5,7 +5,7 @@ use super::check;
 use super::handover;
 use super::mss;
 use super::records;
-use super::rewrite::{Departure, Limit, check_hops, rewrite};
+use super::rewrite::{Departure, Limit, check_hops, length_on_wire, rewrite};
 use crate::flow_table::Steps as _;
 use crate::flow_table::outcome::Found;
 use crate::flow_table::record::{Record, Room, WayBack};
@@ -54,7 +54,7 @@ pub fn reply<P: Packet, T: Tables>(
     if parsed.tcp_flags & (TCP_RST | TCP_FIN) != 0 {
         note_end(tables, parsed, rule, room);
     }
-    match routed(tables, parsed, rule, &parsed.key, query, departure) {
+    match routed(tables, parsed, rule, &parsed.key, length_on_wire(packet, parsed), query, departure) {
         // It is for this host: in `full-nat` for a client.
         Err(Reason::NotAReply) if rule.by_record != 0 => Err(without_flow(tables, parsed, true, query)),
         Err(reason) => Err(reason),
@@ -172,12 +172,14 @@ pub fn recorded(record: &Record, departure: &mut Departure) {
 
 /// How a packet of this backend's leaves for a client without a record: in the name of the one VIP that
 /// the backend serves, as the host's routes say. `key`: from the backend to the client.
+/// `length`: how long it is on the wire.
 #[inline(always)]
 pub fn routed<T: Tables>(
     tables: &T,
     parsed: &Parsed,
     rule: &Reply,
     key: &FlowKey,
+    length: u32,
     query: &mut RouteQuery,
     departure: &mut Departure,
 ) -> Result<(), Reason> {
@@ -186,7 +188,7 @@ pub fn routed<T: Tables>(
     *query = RouteQuery {
         source: vip,
         destination: client,
-        length: parsed.ip_length as u16,
+        length: length as u16,
         ingress: parsed.ingress,
     };
     departure.key = FlowKey::new(vip, client);

@@ -1,12 +1,12 @@
 //! Rewriting a packet: addresses, ports, checksums, hop count, and the Ethernet header.
 
 use crate::net::{Address, Be16, MacAddress, Protocol};
-use crate::packet::Packet;
 use crate::packet::checksum::Change;
 use crate::packet::headers::{
-    ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ipv4, Ipv6, VlanTag, checksum_offset,
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ipv4, Ipv6, Tcp, Udp, VlanTag, checksum_offset,
 };
 use crate::packet::parse::Parsed;
+use crate::packet::{Before, Packet};
 use crate::reason::Reason;
 use crate::tables::{Backend, FlowKey, Tags};
 
@@ -49,7 +49,7 @@ impl Departure {
 #[inline(never)]
 pub fn rewrite<P: Packet>(packet: &mut P, parsed: &Parsed, departure: &Departure) -> Result<(), Reason> {
     rewrite_packet(packet, parsed, &departure.key)?;
-    write_ethernet(packet, parsed.l3, 0, ethertype(parsed.is_v4), departure)
+    write_ethernet(packet, parsed.l3, Before::Nothing, ethertype(parsed.is_v4), departure)
 }
 
 /// Gives the packet its new addresses and ports.
@@ -66,7 +66,7 @@ pub fn rewrite_packet<P: Packet>(packet: &mut P, parsed: &Parsed, new: &FlowKey)
 #[inline(never)]
 pub fn relay<P: Packet>(packet: &mut P, parsed: &Parsed, departure: &Departure) -> Result<(), Reason> {
     take_hop(packet, parsed.is_v4, parsed.l3)?;
-    write_ethernet(packet, parsed.l3, 0, ethertype(parsed.is_v4), departure)
+    write_ethernet(packet, parsed.l3, Before::Nothing, ethertype(parsed.is_v4), departure)
 }
 
 /// The hop count alone, that [`check_hops`] has looked at, of the IP header that begins at `l3`; returns the traffic class
@@ -106,7 +106,7 @@ pub fn rewrite_addresses<P: Packet>(
     departure: &Departure,
 ) -> Result<(), Reason> {
     rewrite_ip(packet, parsed, &departure.key, &mut Change::default())?;
-    write_ethernet(packet, parsed.l3, 0, ethertype(parsed.is_v4), departure)
+    write_ethernet(packet, parsed.l3, Before::Nothing, ethertype(parsed.is_v4), departure)
 }
 
 /// Whether a packet may go one hop further. A router decrements the hop count (RFC 1812 section 5.3.1),
@@ -116,10 +116,27 @@ pub fn check_hops(parsed: &Parsed) -> Result<(), Reason> {
     if parsed.ttl <= 1 { Err(Reason::TtlExpired) } else { Ok(()) }
 }
 
-/// Whether the path to this backend takes this packet with so many bytes more.
+/// Whether the path to this backend takes an IP packet of this length with so many bytes more.
 #[inline(always)]
-pub fn fits(parsed: &Parsed, more: usize, backend: &Backend) -> bool {
-    backend.mtu == 0 || parsed.ip_length + more as u32 <= u32::from(backend.mtu)
+pub fn fits(length: u32, more: usize, backend: &Backend) -> bool {
+    backend.mtu == 0 || length + more as u32 <= u32::from(backend.mtu)
+}
+
+/// How long an IP packet is on the wire, bytes: where segments are joined, the first of them.
+#[inline(always)]
+pub fn length_on_wire<P: Packet>(packet: &P, parsed: &Parsed) -> u32 {
+    let segment = packet.segment();
+    if segment == 0 {
+        return parsed.ip_length;
+    }
+    let header = if parsed.key.protocol == Protocol::TCP {
+        // With the byte behind it, as in `mss::is_bounded`.
+        let offset = packet.read::<Be16>(parsed.l4 + core::mem::offset_of!(Tcp, data_offset));
+        offset.map_or(0, |offset| u32::from(offset.get() >> 12) * 4)
+    } else {
+        size_of::<Udp>() as u32
+    };
+    parsed.ip_length.min((parsed.l4 as u32).wrapping_sub(parsed.l3 as u32) + header + segment)
 }
 
 /// The IP header: addresses, and a hop count that [`check_hops`] has looked at.
@@ -162,32 +179,27 @@ fn rewrite_ports<P: Packet>(
     new: &FlowKey,
     addresses: Change,
 ) -> Result<(), Reason> {
-    let mut change = addresses;
-    change.port(parsed.key.source_port, new.source_port);
-    change.port(parsed.key.destination_port, new.destination_port);
+    let mut ports = Change::default();
+    ports.port(parsed.key.source_port, new.source_port);
+    ports.port(parsed.key.destination_port, new.destination_port);
     packet.write(parsed.l4, [new.source_port, new.destination_port]).ok_or(Reason::Internal)?;
     let is_tcp = parsed.key.protocol == Protocol::TCP;
     let at = parsed.l4 + checksum_offset(is_tcp);
-    let old: Be16 = packet.read(at).ok_or(Reason::Internal)?;
-    let checksum = if is_tcp { change.apply(old) } else { change.apply_udp(old) };
-    packet.write(at, checksum).ok_or(Reason::Internal)
+    packet.change_checksum(at, addresses, ports, !is_tcp).ok_or(Reason::Internal)
 }
 
 /// Writes the Ethernet header of a frame whose IP packet begins at `l3`, with as many tags as the way out wants and
-/// room for `outer` bytes between itself and that packet.
+/// room for what goes between itself and that packet.
 #[inline(always)]
 pub fn write_ethernet<P: Packet>(
     packet: &mut P,
     l3: usize,
-    outer: usize,
+    outer: Before,
     ethertype: u16,
     departure: &Departure,
 ) -> Result<(), Reason> {
-    let tags = departure.tags;
-    let length = tags.header_length() + outer;
-    if length != l3 {
-        packet.move_head(l3 as i32 - length as i32).ok_or(Reason::HeaderRoom)?;
-    }
+    packet.make_room(l3, departure.tags, outer).ok_or(Reason::HeaderRoom)?;
+    let tags = P::in_bytes(departure.tags);
     let behind = |tag: u32| Be16::new(if tag == 0 { ethertype } else { (tag >> 16) as u16 });
     let ethernet = Ethernet {
         destination: departure.destination_mac,

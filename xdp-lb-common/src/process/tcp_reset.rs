@@ -4,10 +4,10 @@
 use super::icmp_answer::back;
 use super::rewrite::{ethertype, write_ethernet};
 use crate::net::{Be16, Be32, Protocol};
-use crate::packet::Packet;
 use crate::packet::checksum::Sum;
-use crate::packet::headers::{Ipv4, Ipv6, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, Tcp};
+use crate::packet::headers::{Ipv4, Ipv6, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, Tcp, checksum_offset};
 use crate::packet::parse::Parsed;
+use crate::packet::{Before, Packet};
 use crate::reason::Reason;
 
 /// A TCP header's length in 32-bit words, where that stands in it; and the header's length in bytes.
@@ -23,8 +23,13 @@ pub fn send<P: Packet>(packet: &mut P, parsed: &Parsed) -> Result<(), Reason> {
     let tcp: Tcp = packet.read(parsed.l4).ok_or(Reason::Internal)?;
     let header = if parsed.is_v4 { size_of::<Ipv4>() } else { size_of::<Ipv6>() };
     let end = parsed.l3 + header + size_of::<Tcp>();
+    let is_unfinished = packet.is_unfinished(parsed.l4 + checksum_offset(true));
+    if is_unfinished && parsed.l4 != parsed.l3 + header {
+        // It will be finished where it stands now, behind options that the reset does not have.
+        return Err(Reason::Internal);
+    }
     packet.cut_tail(packet.length().saturating_sub(end)).ok_or(Reason::Internal)?;
-    write_ethernet(packet, parsed.l3, 0, ethertype(parsed.is_v4), &back(parsed))?;
+    write_ethernet(packet, parsed.l3, Before::Nothing, ethertype(parsed.is_v4), &back(parsed))?;
 
     let key = &parsed.key;
     let (from, to) = (&key.destination, &key.source);
@@ -41,6 +46,7 @@ pub fn send<P: Packet>(packet: &mut P, parsed: &Parsed) -> Result<(), Reason> {
     // The pseudo-header (RFC 9293 section 3.1), and the header.
     sum.number(Protocol::TCP.0.into());
     sum.number(LENGTH);
+    let pseudo = sum;
     let (sequence, acknowledgment, flags) = numbers(&tcp, parsed);
     sum.double_word(u32::from(key.destination_port.word()) + u32::from(key.source_port.word()));
     sum.double_word(sequence.word());
@@ -54,7 +60,7 @@ pub fn send<P: Packet>(packet: &mut P, parsed: &Parsed) -> Result<(), Reason> {
         data_offset: DATA_OFFSET,
         flags,
         window: Be16::new(0),
-        checksum: sum.finish(),
+        checksum: if is_unfinished { pseudo.unfinished() } else { sum.finish() },
         urgent: Be16::new(0),
     };
     packet.write(parsed.l3 + header, reset).ok_or(Reason::Internal)

@@ -11,7 +11,8 @@ use toml::de::{DeTable, DeValue};
 
 use super::errors::{ConfigError, Errors, Lines, syntax_errors};
 use crate::file;
-use crate::model::config::{Api, Config, Limits, Metrics, Remote, Timeouts, Vips};
+use crate::model::choices::XdpMode;
+use crate::model::config::{Api, Attaching, Config, Limits, Metrics, Remote, Timeouts, Vips};
 use crate::model::discovery::{DEFAULT_DRAIN, DRAIN};
 use crate::model::place::{Place, Problems};
 use crate::model::rules::{self, Subject};
@@ -100,7 +101,7 @@ fn read_config(root: &DeTable, problems: &mut Problems) -> Option<Config> {
     let root = table(root);
     let mut top = Section::new(&root, Place::Root, TOP_KEYS, problems);
     let interfaces = read_interfaces(&mut top);
-    let xdp_mode = top.parsed("xdp_mode", str::parse).unwrap_or_default();
+    let attach = read_attach(&mut top, &interfaces);
     let state_file = top.path("state_file", "/var/lib/xdp-lb/state.json", values::absolute_path);
     let pin_path = top.path("pin_path", "/sys/fs/bpf/xdp-lb", values::absolute_path);
     let flow_hash_secret = top.parsed("flow_hash_secret", flow_hash_secret);
@@ -127,7 +128,7 @@ fn read_config(root: &DeTable, problems: &mut Problems) -> Option<Config> {
 
     Some(Config {
         interfaces,
-        xdp_mode,
+        attach,
         state_file,
         pin_path,
         flow_hash_secret,
@@ -173,6 +174,32 @@ fn read_interfaces(top: &mut Section<'_>) -> Vec<String> {
         }
     }
     names.into_iter().flatten().collect()
+}
+
+/// How the program is attached: one word, or one for each interface. `xdp_mode` is what there was before.
+fn read_attach(top: &mut Section<'_>, interfaces: &[String]) -> Attaching {
+    const KEY: &str = "attach";
+    const FORMER: &str = "xdp_mode";
+    const DEFAULT: &str = "default";
+    if top.has(FORMER) && top.has(KEY) {
+        top.problem(FORMER, "is the former name of `attach`, which is here, too; remove it");
+    }
+    if top.has(FORMER) {
+        let mode: XdpMode = top.parsed(FORMER, str::parse).unwrap_or_default();
+        return Attaching { default: mode.into(), ..Attaching::default() };
+    }
+    if !top.is_table(KEY) {
+        let default = top.parsed(KEY, str::parse).unwrap_or_default();
+        return Attaching { default, ..Attaching::default() };
+    }
+    let mut keys: Vec<&str> = interfaces.iter().map(String::as_str).collect();
+    keys.push(DEFAULT);
+    let read = |table: &mut Section<'_>| {
+        let default = table.parsed(DEFAULT, str::parse).unwrap_or_default();
+        let of = |name: &String| Some((name.clone(), table.parsed(name, str::parse)?));
+        Attaching { default, interfaces: interfaces.iter().filter_map(of).collect() }
+    };
+    top.section(KEY, &keys, read).unwrap_or_default()
 }
 
 fn flow_hash_secret(text: &str) -> Result<[u8; 32], String> {

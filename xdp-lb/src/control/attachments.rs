@@ -11,7 +11,8 @@ use super::flow_worker::FlowWorker;
 use super::journal::Journal;
 use super::kernel::Kernel;
 use crate::datapath::{Attached, NoInterface};
-use crate::model::XdpMode;
+use crate::model::Attach;
+use crate::model::config::Attaching;
 use crate::model::event::WatchEvent;
 use crate::model::refusal::{Answer, Refusal};
 use crate::model::state::TroubleKind;
@@ -29,8 +30,8 @@ pub(super) struct Attachments {
     last_index: BTreeMap<String, u32>,
     /// The interfaces that are up and have a carrier.
     up: BTreeSet<String>,
-    /// The configured XDP mode.
-    mode: XdpMode,
+    /// How the config has them attached.
+    attach: Attaching,
     /// The time of the last retry.
     tried: Instant,
     /// Whether the covered interfaces may have changed since they were last read.
@@ -46,12 +47,12 @@ pub(super) struct Tools<'a> {
 
 impl Attachments {
     /// Nothing is attached yet.
-    pub(super) fn new(mode: XdpMode, now: Instant) -> Self {
+    pub(super) fn new(attach: Attaching, now: Instant) -> Self {
         Self {
             interfaces: BTreeMap::new(),
             last_index: BTreeMap::new(),
             up: BTreeSet::new(),
-            mode,
+            attach,
             tried: now,
             is_changed: false,
         }
@@ -69,7 +70,7 @@ impl Attachments {
     ) -> anyhow::Result<()> {
         let is_first = !tools.kernel.is_adopted();
         for name in names {
-            match tools.kernel.attach(name, self.mode) {
+            match tools.kernel.attach(name, self.attach.of(name)) {
                 Err(error) if is_first && !error.is::<NoInterface>() => {
                     anyhow::bail!("{error:#}: create or fix {name}, or remove it from `interfaces`");
                 }
@@ -101,7 +102,7 @@ impl Attachments {
     /// allocated a socket buffer.
     pub(super) fn redirect_to(&self, ifindex: u32) -> bool {
         let attached = self.interfaces.values().flatten();
-        attached.into_iter().any(|it| it.mode == XdpMode::Native && it.index != ifindex)
+        attached.into_iter().any(|it| it.mode == Attach::Xdp && it.index != ifindex)
     }
 
     /// The interfaces as an API document.
@@ -259,7 +260,7 @@ impl Attachments {
     ) -> Answer<AttachedAnew> {
         let mut done = AttachedAnew { all: Vec::new(), held: tools.kernel.attached_interfaces() };
         for name in names {
-            match tools.kernel.attach(name, self.mode) {
+            match tools.kernel.attach(name, self.attach.of(name)) {
                 Ok(attached) => done.all.push((name.clone(), attached)),
                 Err(error) => {
                     done.take_back(tools);
@@ -278,7 +279,7 @@ impl Attachments {
     }
 
     fn attach(&mut self, name: &str, tools: &mut Tools<'_>) {
-        let attached = tools.kernel.attach(name, self.mode).map_err(|error| {
+        let attached = tools.kernel.attach(name, self.attach.of(name)).map_err(|error| {
             if error.is::<NoInterface>() {
                 self.why_missing(name, tools.kernel)
             } else {
@@ -288,8 +289,8 @@ impl Attachments {
         self.note(name, attached, tools);
     }
 
-    /// If one interface of `auto` had to be generic, makes the others generic, too: a native program cannot send through a
-    /// driver without XDP, and the kernel drops such packets silently.
+    /// If one interface is at TC ingress, attaches those of `auto` there, too: native XDP can send only through drivers that take
+    /// its frames, and the kernel drops others silently.
     pub(super) fn attach_alike(&mut self, tools: &mut Tools<'_>) {
         let attached = |mode| {
             let of_mode = move |(name, attached): (&String, &Result<Attached, String>)| {
@@ -297,17 +298,18 @@ impl Attachments {
             };
             self.interfaces.iter().filter_map(of_mode)
         };
-        if self.mode != XdpMode::Auto {
-            return;
-        }
-        let Some(generic) = attached(XdpMode::Generic).next() else { return };
-        let native: Vec<_> = attached(XdpMode::Native).collect();
+        let Some(at_tc) = attached(Attach::Tc).next() else { return };
+        let native: Vec<_> = attached(Attach::Xdp).collect();
         for name in native {
-            let again = tools.kernel.attach(&name, XdpMode::Generic).map(|attached| Attached {
-                note: Some(format!("{generic} runs in generic mode, and native XDP cannot send to it")),
-                ..attached
-            });
-            self.note(&name, again.map_err(|error| format!("{error:#}")), tools);
+            let note =
+                Some(format!("{at_tc} is at TC ingress, and native XDP may not be able to send to it"));
+            let again = match (&self.interfaces[&name], self.attach.of(&name)) {
+                (_, Attach::Auto) => {
+                    tools.kernel.attach(&name, Attach::Tc).map_err(|error| format!("{error:#}"))
+                }
+                (present, _) => present.clone(),
+            };
+            self.note(&name, again.map(|attached| Attached { note, ..attached }), tools);
         }
     }
 

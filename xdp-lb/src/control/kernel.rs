@@ -11,7 +11,7 @@ use xdp_lb_common::tables::{BackendIndex, ServiceIndex, Traffic};
 use crate::datapath::{
     Attached, Counted, Datapath, FlowKeeper, Policy, Sizes, TablesView, monotonic_seconds,
 };
-use crate::model::XdpMode;
+use crate::model::Attach;
 use crate::net::RouterAddressesOf;
 use crate::report::explain::LiveTables;
 use crate::report::records::FlowRecords;
@@ -34,7 +34,7 @@ pub trait Kernel: Send {
     fn set_resets_unknown(&mut self, resets: bool) -> Result<()>;
     fn set_own_addresses(&mut self, addresses: &BTreeSet<Address>) -> Result<()>;
     fn has_interface(&self, name: &str) -> bool;
-    fn attach(&mut self, interface: &str, mode: XdpMode) -> Result<Attached>;
+    fn attach(&mut self, interface: &str, mode: Attach) -> Result<Attached>;
     fn detach(&mut self, index: u32) -> Result<()>;
     fn attached_interfaces(&self) -> Vec<u32>;
     fn verify_attached(&self, index: u32) -> Result<String, String>;
@@ -126,7 +126,7 @@ impl Kernel for Datapath {
         Datapath::has_interface(name)
     }
 
-    fn attach(&mut self, interface: &str, mode: XdpMode) -> Result<Attached> {
+    fn attach(&mut self, interface: &str, mode: Attach) -> Result<Attached> {
         Datapath::attach(self, interface, mode)
     }
 

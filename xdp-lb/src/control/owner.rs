@@ -164,7 +164,7 @@ impl Owner {
             flows: FlowWorker::start(kernel.flow_table(Arc::clone(&view))?, view, finished)?,
             finished: counts,
             memory: kernel.memory().ok(),
-            attachments: Attachments::new(config.xdp_mode, now),
+            attachments: Attachments::new(config.attach.clone(), now),
             addresses: HostAddresses::new(own_macs),
             vips: VipKeeper::new(vips),
             discoveries: Discoveries::default(),

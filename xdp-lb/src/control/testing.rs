@@ -33,7 +33,7 @@ use crate::datapath::{
 use crate::discovery::Update;
 use crate::health::{AgentReply, AgentReport, Health, Report, Target, TargetId};
 use crate::model::state::BackendState;
-use crate::model::{self, Limits, XdpMode};
+use crate::model::{self, Attach, Limits};
 use crate::net::vips::{Standings, VipIntent, VipStatus, Wanted};
 use crate::net::{Event, NextHop, NoNextHop, OwnMacs, RouterAddressesOf};
 use crate::pool::definition::endpoint;
@@ -216,7 +216,7 @@ impl Kernel for InMemory {
     }
 
     /// Bridges have no native XDP.
-    fn attach(&mut self, interface: &str, mode: XdpMode) -> anyhow::Result<Attached> {
+    fn attach(&mut self, interface: &str, mode: Attach) -> anyhow::Result<Attached> {
         anyhow::ensure!(self.has_interface(interface), NoInterface(interface.into()));
         let mut memory = self.lock();
         anyhow::ensure!(
@@ -232,8 +232,11 @@ impl Kernel for InMemory {
                 index
             }
         };
-        let is_generic = mode == XdpMode::Generic || interface.starts_with("br");
-        let mode = if is_generic { XdpMode::Generic } else { XdpMode::Native };
+        let mode = match mode {
+            Attach::Auto if interface.starts_with("br") => Attach::Tc,
+            Attach::Auto => Attach::Xdp,
+            mode => mode,
+        };
         Ok(Attached::new(index, mode, None))
     }
 

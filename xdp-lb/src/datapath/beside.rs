@@ -5,10 +5,11 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use aya::Ebpf;
-use aya::programs::Xdp;
+use aya::programs::{SchedClassifier, Xdp};
 use tracing::{info, warn};
 use xdp_lb_common::flow_table::carry::Carried;
 
+use super::classifier::Role;
 use super::clock::monotonic_seconds;
 use super::former::{self, Former};
 use super::load::{Descriptors, Options, open, pinned_in, take_tables, verify};
@@ -60,8 +61,11 @@ impl Beside {
         let mut object = open(options, object, &pinned_in(pins.directory()))?;
         let mut tables = take_tables(&mut object)?;
         verify(&mut object, &options.limits)?;
-        let program: &mut Xdp = object.program_mut("xdp_lb").context(STALE)?.try_into()?;
-        pins.pin_program(program.fd()?.as_fd())?;
+        let xdp: &mut Xdp = object.program_mut("xdp_lb").context(STALE)?.try_into()?;
+        let xdp = xdp.fd()?.as_fd().try_clone_to_owned()?;
+        let balancer: &mut SchedClassifier =
+            object.program_mut(Role::Balancer.name()).context(STALE)?.try_into()?;
+        pins.pin_programs(xdp.as_fd(), balancer.fd()?.as_fd())?;
         let maps = &mut tables.0;
         let mut settings = options.policy.settings(Some(&former.settings()?));
         settings.flow_buckets = maps.flow_buckets();

@@ -1,5 +1,5 @@
-//! The program at TC ingress, beside the XDP program of each interface: it sends what the host's neighbour table is to send
-//! ([`xdp_lb_common::process::handover`]).
+//! The program at TC ingress of each interface: the load balancer itself, or, beside the XDP program, the one that sends what the
+//! host's neighbour table is to send ([`xdp_lb_common::process::handover`]). The load balancer's does that, too.
 //!
 //! On kernel 6.6 and later it is a tcx link, held and pinned like that of the XDP program and known by the interface's index. On
 //! older kernels it is a filter of the interface's clsact qdisc, which also outlives the daemon.
@@ -9,20 +9,46 @@ use std::mem;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use anyhow::{Context as _, Result};
-use aya::programs::tc::{self, NlOptions, TcAttachOptions};
+use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions};
 use aya::programs::{SchedClassifier, TcAttachType};
 use tracing::debug;
 
 use super::pins::{self, Pins};
 use super::{link, links};
-use crate::net::filters;
+use crate::net::filters::{self, Filter};
 
-/// Its name in the object, and so that of the filter.
-pub const NAME: &str = "tc_neighbour";
+/// Which program it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// The load balancer.
+    Balancer,
+    /// What sends for the XDP program.
+    Neighbours,
+}
 
-/// How the program is at an interface's TC ingress.
+impl Role {
+    /// All.
+    pub const ALL: [Self; 2] = [Self::Balancer, Self::Neighbours];
+
+    /// The program's name in the object, and so that of its filter.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Balancer => "tc_lb",
+            Self::Neighbours => "tc_neighbour",
+        }
+    }
+}
+
+/// A program at an interface's TC ingress.
 #[derive(Debug)]
-enum Held {
+struct Held {
+    role: Role,
+    how: How,
+}
+
+/// How it is attached.
+#[derive(Debug)]
+enum How {
     Link(OwnedFd),
     Filter,
     /// It is not there, for this reason.
@@ -36,54 +62,85 @@ pub struct Classifiers {
 }
 
 impl Classifiers {
-    /// The links that an earlier daemon pinned. Pins of links whose interface is gone are removed.
+    /// The links that an earlier daemon pinned: the load balancer's, but on interfaces that have the XDP program, which
+    /// `has_xdp` tells by their index. Pins of links whose interface is gone are removed.
     ///
     /// # Errors
     /// Where the pins cannot be listed.
-    pub fn adopt(pins: &Pins) -> Result<Self> {
+    pub fn adopt(pins: &Pins, has_xdp: impl Fn(u32) -> bool) -> Result<Self> {
         let mut held = BTreeMap::new();
         for path in pins.classifiers()? {
             if let Some((ifindex, link)) =
                 links::adopt(&path, pins.is_staged(), |ifindex| pins.classifier(ifindex))?
             {
-                held.insert(ifindex, Held::Link(link));
+                let role = if has_xdp(ifindex) { Role::Neighbours } else { Role::Balancer };
+                held.insert(ifindex, Held { role, how: How::Link(link) });
             }
+        }
+        for (ifindex, _) in pins.filters()? {
+            held.insert(ifindex, Held { role: Role::Balancer, how: How::Filter });
         }
         Ok(Self { held })
     }
 
     /// The links, by the interface's index.
     pub fn links(&self) -> impl Iterator<Item = (u32, BorrowedFd<'_>)> {
-        self.held.iter().filter_map(|(ifindex, held)| match held {
-            Held::Link(link) => Some((*ifindex, link.as_fd())),
-            Held::Filter | Held::Missing(_) => None,
+        self.held.iter().filter_map(|(ifindex, held)| match &held.how {
+            How::Link(link) => Some((*ifindex, link.as_fd())),
+            How::Filter | How::Missing(_) => None,
         })
+    }
+
+    /// The indices of the interfaces where it is the load balancer.
+    pub fn balancers(&self) -> Vec<u32> {
+        self.held
+            .iter()
+            .filter(|(_, held)| held.role == Role::Balancer)
+            .map(|(ifindex, _)| *ifindex)
+            .collect()
+    }
+
+    /// Which program is at TC ingress of this interface, or should be.
+    pub fn role(&self, ifindex: u32) -> Option<Role> {
+        self.held.get(&ifindex).map(|held| held.role)
     }
 
     /// Whether the program is at TC ingress of every interface where it should be.
     pub fn are_complete(&self) -> bool {
-        !self.held.is_empty() && !self.held.values().any(|held| matches!(held, Held::Missing(_)))
+        !self.held.is_empty() && !self.held.values().any(|held| matches!(held.how, How::Missing(_)))
     }
 
     /// Attaches the program to an interface, or puts it in the place of an earlier one's at once.
     ///
     /// # Errors
     /// Where the kernel takes it neither as a link nor as a filter. It is noted as missing then.
-    pub fn attach(&mut self, program: &mut SchedClassifier, ifindex: u32, pins: Option<&Pins>) -> Result<()> {
-        if let Some(Held::Link(link)) = self.held.get(&ifindex)
+    pub fn attach(
+        &mut self,
+        (role, program): (Role, &mut SchedClassifier),
+        ifindex: u32,
+        pins: Option<&Pins>,
+    ) -> Result<()> {
+        if let Some(Held { role: held, how: How::Link(link) }) = self.held.get_mut(&ifindex)
             && link::info(link.as_fd()).is_ok_and(|info| info.ifindex == ifindex)
             && link::update(link.as_fd(), program.fd()?.as_fd()).is_ok()
         {
+            *held = role;
             return Ok(());
         }
-        let (held, attached) = match attach(program, ifindex) {
-            Ok(held) => (held, Ok(())),
-            Err(error) => (Held::Missing(format!("it could not be attached: {error:#}")), Err(error)),
+        let (how, attached) = match attach(program, ifindex) {
+            Ok(how) => (how, Ok(())),
+            Err(error) => (How::Missing(format!("it could not be attached: {error:#}")), Err(error)),
         };
-        if let (Held::Link(link), Some(pins)) = (&held, pins) {
-            pins::pin(link.as_fd(), &pins.classifier(ifindex));
+        if let Some(pins) = pins {
+            match (&how, role) {
+                (How::Link(link), _) => pins::pin(link.as_fd(), &pins.classifier(ifindex)),
+                // By which whoever comes next knows that it is there.
+                (How::Filter, Role::Balancer) => pins::pin(program.fd()?.as_fd(), &pins.filter(ifindex)),
+                (How::Filter, Role::Neighbours) => pins::remove(&pins.filter(ifindex))?,
+                (How::Missing(_), _) => {}
+            }
         }
-        self.held.insert(ifindex, held);
+        self.held.insert(ifindex, Held { role, how });
         attached
     }
 
@@ -92,58 +149,79 @@ impl Classifiers {
     /// # Errors
     /// Where the pin cannot be removed.
     pub fn detach(&mut self, ifindex: u32, pins: Option<&Pins>) -> Result<()> {
-        match self.held.remove(&ifindex) {
+        match self.held.remove(&ifindex).map(|held| held.how) {
             // It fails where the interface is gone, and the link with it.
-            Some(Held::Link(link)) => drop(link::detach(link.as_fd())),
+            Some(How::Link(link)) => drop(link::detach(link.as_fd())),
             // An earlier daemon's filter is not known here.
-            _ => remove_filter(ifindex),
+            _ => remove_filters(ifindex),
         }
-        pins.map_or(Ok(()), |pins| pins::remove(&pins.classifier(ifindex)))
+        let Some(pins) = pins else { return Ok(()) };
+        pins::remove(&pins.classifier(ifindex))?;
+        pins::remove(&pins.filter(ifindex))
     }
 
-    /// Looks whether the kernel has this program at an interface's TC ingress.
+    /// Looks whether the kernel has the program, by its id, at an interface's TC ingress.
     ///
     /// # Errors
     /// Why it is not so, in words.
-    pub fn verify(&self, ifindex: u32, program: u32) -> Result<(), String> {
-        match self.held.get(&ifindex).ok_or("it was never attached")? {
-            Held::Link(link) => links::verify(link.as_fd(), ifindex, program),
-            Held::Filter => match filters::programs(ifindex) {
-                Ok(programs) if programs.contains(&program) => Ok(()),
+    pub fn verify(&self, ifindex: u32, id: impl Fn(Role) -> u32) -> Result<(), String> {
+        let held = self.held.get(&ifindex).ok_or("it was never attached")?;
+        let program = id(held.role);
+        match &held.how {
+            How::Link(link) => links::verify(link.as_fd(), ifindex, program),
+            How::Filter => match filters::of(ifindex) {
+                Ok(filters) if filters.iter().any(|filter| filter.program == program) => Ok(()),
                 Ok(_) => Err("something else removed its filter".into()),
                 Err(error) => {
                     debug!("cannot list the filters of {}: {error}", links::name(ifindex));
                     Ok(())
                 }
             },
-            Held::Missing(why) => Err(why.clone()),
+            How::Missing(why) => Err(why.clone()),
         }
     }
 }
 
-fn attach(program: &mut SchedClassifier, ifindex: u32) -> Result<Held> {
+fn attach(program: &mut SchedClassifier, ifindex: u32) -> Result<How> {
     // First: whatever else looks at packets there would take those that are marked for broken ones.
     let error = match link::attach_at_tc_ingress(program.fd()?.as_fd(), ifindex) {
-        Ok(link) => return Ok(Held::Link(link)),
+        Ok(link) => return Ok(How::Link(link)),
         Err(error) => error,
     };
     let interface = links::present_name(ifindex).context("the interface no longer exists")?;
     debug!("{interface}: no TCX link ({error}): using a TC filter instead");
     // One that is there is as good as added, and where it is not, attaching says so.
     let _ = tc::qdisc_add_clsact(&interface);
-    remove_filter(ifindex);
+    let earlier = filters::of(ifindex).unwrap_or_default();
     let as_filter = TcAttachOptions::Netlink(NlOptions::default());
     let id = program
         .attach_with_options(&interface, TcAttachType::Ingress, as_filter)
         .with_context(|| format!("cannot attach to TC ingress of {interface}"))?;
     // To drop it would remove the filter.
     mem::forget(program.take_link(id)?);
-    Ok(Held::Filter)
+    // What this one takes the place of goes only now: no packet meets neither.
+    for filter in earlier.iter().filter(|filter| is_ours(filter)) {
+        let link = SchedClassifierLink::attached(
+            &interface,
+            TcAttachType::Ingress,
+            filter.priority,
+            filter.handle.into(),
+            None,
+        );
+        let _ = link.map(aya::programs::links::Link::detach);
+    }
+    Ok(How::Filter)
 }
 
-/// Removes the filter from an interface, where there is one.
-pub fn remove_filter(ifindex: u32) {
+fn is_ours(filter: &Filter) -> bool {
+    Role::ALL.iter().any(|role| filter.name.as_deref() == Some(role.name()))
+}
+
+/// Removes the filters from an interface, where there are any.
+pub fn remove_filters(ifindex: u32) {
     if let Some(interface) = links::present_name(ifindex) {
-        let _ = tc::qdisc_detach_program(&interface, TcAttachType::Ingress, NAME);
+        for role in Role::ALL {
+            let _ = tc::qdisc_detach_program(&interface, TcAttachType::Ingress, role.name());
+        }
     }
 }

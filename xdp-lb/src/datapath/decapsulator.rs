@@ -13,10 +13,11 @@ use nix::net::if_::if_nametoindex;
 use xdp_lb_common::decap::{Outcome, Settings};
 use xdp_lb_common::net::Address;
 
+use super::attach::explain;
+use super::link::Flags;
 use super::links::Links;
 use super::load::OBJECT;
 use super::plain::Plain;
-use super::program::explain;
 use super::verifier;
 use crate::model::XdpMode;
 
@@ -85,11 +86,13 @@ impl Decapsulator {
         let program: &mut Xdp = self.object.program_mut("xdp_decap").context("no program")?.try_into()?;
         let program = program.fd()?.as_fd();
         let links = &mut self.links;
-        let mut attach_as =
-            |mode| links.attach(index, mode, program).map_err(|error| explain(interface, index, mode, error));
+        let mut attach_as = |mode| {
+            let attached = links.attach(index, mode, program, None);
+            attached.map_err(|error| explain(interface, index, mode, error))
+        };
         let native = match mode {
             XdpMode::Generic => None,
-            XdpMode::Native | XdpMode::Auto => match attach_as(XdpMode::Native) {
+            XdpMode::Native | XdpMode::Auto => match attach_as(Flags::Native) {
                 Ok(()) => return Ok((XdpMode::Native, None)),
                 Err(error) => Some(error),
             },
@@ -97,7 +100,7 @@ impl Decapsulator {
         match native {
             Some(error) if mode == XdpMode::Native => Err(error),
             note => {
-                attach_as(XdpMode::Generic)?;
+                attach_as(Flags::Generic)?;
                 Ok((XdpMode::Generic, note.map(|error| format!("{error:#}"))))
             }
         }

@@ -37,6 +37,16 @@ pub enum Flags {
     Native = 1 << 2,
 }
 
+impl Flags {
+    /// In a word.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Generic => "generic",
+            Self::Native => "native",
+        }
+    }
+}
+
 /// The part of `union bpf_attr` for `BPF_OBJ_GET` and `BPF_OBJ_PIN`.
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]

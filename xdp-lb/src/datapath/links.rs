@@ -12,13 +12,12 @@ use nix::net::if_::if_indextoname;
 
 use super::link::{self, Flags};
 use super::pins::{self, Pins};
-use crate::model::XdpMode;
 
 /// A link, and how it was attached.
 #[derive(Debug)]
 pub struct Held {
     pub link: OwnedFd,
-    pub mode: XdpMode,
+    pub mode: Flags,
 }
 
 /// The links, by the interface's index.
@@ -53,41 +52,49 @@ impl Links {
         self.held.keys().copied().collect()
     }
 
-    /// Whether the program is, or should be, on this interface.
-    pub fn holds(&self, ifindex: u32) -> bool {
-        self.held.contains_key(&ifindex)
+    /// How the program is, or should be, on this interface.
+    pub fn mode(&self, ifindex: u32) -> Option<Flags> {
+        self.held.get(&ifindex).map(|held| held.mode)
     }
 
-    /// Puts the program into an interface's link, and says how that is attached; nothing where there is no link that fits
-    /// and is attached: such a link is given up.
+    /// Puts the program into an interface's link, and says whether that is so: not where there is no link of this mode that is
+    /// attached; another one is given up.
     ///
     /// # Errors
     /// Where the kernel refuses the program.
     pub fn replace(
         &mut self,
         ifindex: u32,
-        wanted: XdpMode,
+        mode: Flags,
         program: BorrowedFd<'_>,
         pins: Option<&Pins>,
-    ) -> Result<Option<XdpMode>> {
-        let Some(held) = self.held.get(&ifindex) else { return Ok(None) };
+    ) -> Result<bool> {
+        let Some(held) = self.held.get(&ifindex) else { return Ok(false) };
         let is_attached = link::info(held.link.as_fd()).is_ok_and(|info| info.ifindex == ifindex);
-        if !is_attached || wanted != XdpMode::Auto && wanted != held.mode {
+        if !is_attached || mode != held.mode {
             self.detach(ifindex, pins)?;
-            return Ok(None);
+            return Ok(false);
         }
         link::update(held.link.as_fd(), program)
             .map_err(|error| anyhow!(error).context("cannot replace the program"))?;
-        Ok(Some(held.mode))
+        Ok(true)
     }
 
     /// Attaches the program to an interface that has no link.
     ///
     /// # Errors
     /// Where the kernel refuses; a link that cannot be pinned is held all the same.
-    pub fn attach(&mut self, ifindex: u32, mode: XdpMode, program: BorrowedFd<'_>) -> io::Result<()> {
-        let flags = if mode == XdpMode::Generic { Flags::Generic } else { Flags::Native };
-        let link = link::attach(program, ifindex, flags)?;
+    pub fn attach(
+        &mut self,
+        ifindex: u32,
+        mode: Flags,
+        program: BorrowedFd<'_>,
+        pins: Option<&Pins>,
+    ) -> io::Result<()> {
+        let link = link::attach(program, ifindex, mode)?;
+        if let Some(pins) = pins {
+            pins::pin(link.as_fd(), &pins.link(ifindex, mode));
+        }
         self.held.insert(ifindex, Held { link, mode });
         Ok(())
     }

@@ -11,9 +11,10 @@ use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use xdp_lb_common::flow_table::{self, Line, WAYS};
 use xdp_lb_common::tables::{Backend, SourceKey, Traffic};
 
+use super::classifier::Role;
 use super::maps::{Maps, STALE, Sizes};
 use super::settings::Policy;
-use super::{classifier, rows, verifier};
+use super::{rows, verifier};
 use crate::model::Limits;
 
 /// The kernel side, built by `cargo xtask build`.
@@ -79,8 +80,14 @@ pub fn verify(object: &mut Ebpf, limits: &Limits) -> Result<()> {
     verifier::load(|| program.load()).map_err(|error| why_refused(error.into(), limits))?;
     let checks: &mut Xdp = object.program_mut("xdp_check").context(STALE)?.try_into()?;
     verifier::load(|| checks.load()).context("the kernel's verifier refused the program of health checks")?;
-    let neighbours: &mut SchedClassifier = object.program_mut(classifier::NAME).context(STALE)?.try_into()?;
-    verifier::load(|| neighbours.load()).context("the kernel's verifier refused the program at TC ingress")
+    for role in Role::ALL {
+        let program: &mut SchedClassifier = object.program_mut(role.name()).context(STALE)?.try_into()?;
+        let loaded = verifier::load(|| program.load());
+        loaded.with_context(|| {
+            format!("the kernel's verifier refused {}, the program at TC ingress", role.name())
+        })?;
+    }
+    Ok(())
 }
 
 /// A map's descriptor, whatever its kind.

@@ -2,6 +2,7 @@
 //! that touches a BPF map.
 
 mod addresses;
+mod attach;
 mod beside;
 mod census;
 mod checks;
@@ -34,6 +35,7 @@ mod verifier;
 mod view;
 mod vips;
 
+pub use attach::{Attached, NoInterface};
 pub use census::{Census, Count};
 pub use checks::Checks;
 pub use clock::monotonic_seconds;
@@ -46,7 +48,7 @@ pub use load::Options;
 pub use losses::Loss;
 pub use maps::{Counters, FlowRecords, Sizes};
 pub use pins::{is_denied, is_pinned};
-pub use program::{Attached, Datapath, NoInterface, Prepared};
+pub use program::{Datapath, Prepared};
 pub use ranges::port_ranges;
 pub use settings::{Policy, hash_keys};
 pub use unload::unload;

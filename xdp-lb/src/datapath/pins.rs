@@ -18,11 +18,13 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use tracing::warn;
 use xdp_lb_common::tables::version::LAYOUT_VERSION;
 
-use super::link;
-use crate::model::XdpMode;
+use super::link::{self, Flags};
 
 /// What the names of pins begin with that are links to TC ingress.
 pub(super) const CLASSIFIER: &str = "tc-";
+
+/// And those of programs that are filters at TC ingress, where the kernel has no such links.
+pub(super) const FILTER: &str = "filter-";
 
 /// What the names of the folders of pins begin with: a layout's, and those of one that is taken over to.
 pub(super) const LAYOUT: &str = "layout-";
@@ -30,6 +32,8 @@ pub(super) const STAGED: &str = "next-";
 
 /// The name of the program's pin in a folder that is taken over to.
 const PROGRAM: &str = "program";
+/// The same of the one at TC ingress.
+const CLASSIFIER_PROGRAM: &str = "program-tc";
 
 /// The directory of one layout's pins.
 #[derive(Debug)]
@@ -109,12 +113,15 @@ impl Pins {
         self.former.is_some()
     }
 
-    /// Pins the program for as long as the pins of an earlier layout are there: whether the links hold it says which tables forward.
+    /// Pins the load balancer's programs for as long as the pins of an earlier layout are there: whether the links hold one of
+    /// them says which tables forward.
     ///
     /// # Errors
     /// Where the kernel refuses.
-    pub fn pin_program(&self, program: BorrowedFd<'_>) -> Result<()> {
-        link::pin(program, &self.directory.join(PROGRAM)).context("cannot pin the program")
+    pub fn pin_programs(&self, xdp: BorrowedFd<'_>, tc: BorrowedFd<'_>) -> Result<()> {
+        link::pin(xdp, &self.directory.join(PROGRAM))
+            .and_then(|()| link::pin(tc, &self.directory.join(CLASSIFIER_PROGRAM)))
+            .context("cannot pin the program")
     }
 
     /// Makes these the only pins: those of an earlier layout go. The links stay attached.
@@ -206,8 +213,8 @@ impl Pins {
     }
 
     /// Where the link of the interface with this index is pinned.
-    pub fn link(&self, ifindex: u32, mode: XdpMode) -> PathBuf {
-        self.directory.join(format!("link-{}-{ifindex}", mode_name(mode)))
+    pub fn link(&self, ifindex: u32, mode: Flags) -> PathBuf {
+        self.directory.join(format!("link-{}-{ifindex}", mode.name()))
     }
 
     /// Where the link of the program at TC ingress of the interface with this index is pinned.
@@ -215,8 +222,19 @@ impl Pins {
         self.directory.join(format!("{CLASSIFIER}{ifindex}"))
     }
 
+    /// Where the program is pinned that is a filter at TC ingress of the interface with this index.
+    pub fn filter(&self, ifindex: u32) -> PathBuf {
+        self.directory.join(format!("{FILTER}{ifindex}"))
+    }
+
+    /// The interfaces that have such a filter, with the pin.
+    pub fn filters(&self) -> Result<Vec<(u32, PathBuf)>> {
+        let filter = |path: PathBuf| Some((filter_interface(&path)?, path));
+        Ok(list(self.of_links())?.into_iter().filter_map(filter).collect())
+    }
+
     /// The pinned links, with how they were attached.
-    pub fn links(&self) -> Result<Vec<(PathBuf, XdpMode)>> {
+    pub fn links(&self) -> Result<Vec<(PathBuf, Flags)>> {
         let link = |path: PathBuf| link_mode(&path).map(|mode| (path, mode));
         Ok(list(self.of_links())?.into_iter().filter_map(link).collect())
     }
@@ -284,14 +302,15 @@ pub fn other(pin_path: &Path, knows: fn(u32) -> bool) -> Result<Option<Other>> {
 /// Where pins cannot be read or removed, or another daemon uses them.
 pub fn settle(pin_path: &Path, knows: fn(u32) -> bool) -> Result<Option<Other>> {
     let Some(other) = other(pin_path, knows)? else { return Ok(None) };
-    let staged =
-        link::open(&staging(pin_path).join(PROGRAM)).and_then(|program| link::object_id(program.as_fd()));
+    let id = |name: &&str| {
+        link::open(&staging(pin_path).join(name)).and_then(|program| link::object_id(program.as_fd())).ok()
+    };
+    let staged: Vec<u32> = [PROGRAM, CLASSIFIER_PROGRAM].iter().filter_map(id).collect();
     let holds = |path: &PathBuf| {
         let info = link::open(path).and_then(|link| link::info(link.as_fd()));
-        info.is_ok_and(|info| staged.as_ref().is_ok_and(|id| *id == info.program))
+        info.is_ok_and(|info| staged.contains(&info.program))
     };
-    let pinned = list(&other.directory)?;
-    let forwards_for_staged = pinned.iter().filter(|path| link_mode(path).is_some()).any(holds);
+    let forwards_for_staged = list(&other.directory)?.iter().filter(|path| is_link(path)).any(holds);
     // What is in the way of the name is left over by one that was killed while it removed the rest.
     if forwards_for_staged || directory(pin_path).exists() {
         let _lock = lock(&other.directory)?;
@@ -306,6 +325,7 @@ fn keep(pin_path: &Path, former: &Path) -> Result<PathBuf> {
     let (staged, own) = (staging(pin_path), directory(pin_path));
     if staged.exists() {
         remove(&staged.join(PROGRAM))?;
+        remove(&staged.join(CLASSIFIER_PROGRAM))?;
         fs::rename(&staged, &own).with_context(|| format!("cannot rename {}", staged.display()))?;
     }
     remove_all(former)?;
@@ -325,7 +345,7 @@ pub fn is_denied(pin_path: &Path) -> bool {
     match fs::read_dir(directory(pin_path)) {
         Err(error) => is_denied(&error),
         Ok(pins) => {
-            let mut links = pins.flatten().map(|pin| pin.path()).filter(|path| link_mode(path).is_some());
+            let mut links = pins.flatten().map(|pin| pin.path()).filter(|path| is_link(path));
             links.any(|path| link::open(&path).is_err_and(|error| is_denied(&error)))
         }
     }
@@ -337,10 +357,20 @@ pub fn is_pinned(pin_path: &Path, ifindex: u32) -> bool {
     pins.iter().filter(|path| link_mode(path).is_some()).any(|path| interface(path) == Some(ifindex))
 }
 
+/// Whether this is the pin of a link.
+pub(super) fn is_link(path: &Path) -> bool {
+    link_mode(path).is_some() || name(path).starts_with(CLASSIFIER)
+}
+
+/// The index of the interface at whose TC ingress the program that is pinned here is a filter; nothing where this is another pin.
+pub(super) fn filter_interface(path: &Path) -> Option<u32> {
+    name(path).strip_prefix(FILTER)?.parse().ok()
+}
+
 /// How the link was attached that is pinned here; nothing where this is not the pin of a link.
-pub(super) fn link_mode(path: &Path) -> Option<XdpMode> {
-    let has = |mode: &XdpMode| name(path).starts_with(&format!("link-{}-", mode_name(*mode)));
-    [XdpMode::Native, XdpMode::Generic].into_iter().find(has)
+pub(super) fn link_mode(path: &Path) -> Option<Flags> {
+    let has = |mode: &Flags| name(path).starts_with(&format!("link-{}-", mode.name()));
+    [Flags::Native, Flags::Generic].into_iter().find(has)
 }
 
 /// The index of the interface that the link pinned here is on; nothing where that is gone.
@@ -361,13 +391,6 @@ pub(super) fn lock(directory: &Path) -> Result<File> {
         Err(TryLockError::Error(error)) => {
             Err(error).with_context(|| format!("cannot lock {}", directory.display()))
         }
-    }
-}
-
-pub(super) fn mode_name(mode: XdpMode) -> &'static str {
-    match mode {
-        XdpMode::Generic => "generic",
-        XdpMode::Native | XdpMode::Auto => "native",
     }
 }
 

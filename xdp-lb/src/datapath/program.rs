@@ -8,10 +8,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use aya::Ebpf;
 use aya::maps::{MapError, lpm_trie};
-use aya::programs::{SchedClassifier, Xdp};
+use aya::programs::Xdp;
 use aya_log::EbpfLogger;
 use nix::net::if_::if_nametoindex;
 use tokio::io::unix::AsyncFd;
@@ -21,80 +21,51 @@ use xdp_lb_common::flow_table::carry::Carried;
 use xdp_lb_common::flow_table::record::Record;
 use xdp_lb_common::net::Address;
 use xdp_lb_common::own_mac::OwnMac;
-use xdp_lb_common::process::handover;
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::tables::{
     BackendIndex, RESETS_UNKNOWN, RouterAddresses, RouterInterface, ServiceIndex, Settings, SlotIndex,
     SourceKey, Traffic,
 };
 
+use super::attach::ClassifierIds;
 use super::beside::{Beside, Earlier};
 use super::checks::Checks;
-use super::classifier::{self, Classifiers};
+use super::classifier::Classifiers;
 use super::events::Events;
 use super::explain::LiveTables;
 use super::flow_keeper::{Counted, FlowKeeper};
-use super::links::{self, Links};
+use super::links::Links;
 use super::load::{Descriptors, OBJECT, Options, all_pinned, open, pinned_in, take_tables, verify};
 use super::losses::Losses;
 use super::maps::{Counters, FlowRecords, Maps, STALE, Sizes};
 use super::pins::{self, Pins};
 use super::plain::Plain;
 use super::settings::Policy;
+use super::unload::unload;
 use super::view::TablesView;
-use super::{former, link, rows, unload};
-use crate::model::XdpMode;
+use super::{former, link, rows};
 use crate::net::netdev::Netdev;
-use crate::net::xdp;
 use crate::tables::{SourceRange, Tables, Write};
 
 /// How often tables are read that another daemon writes to.
 const READS: usize = 5;
 
-/// How the program was attached to an interface.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Attached {
-    /// The interface's index.
-    pub index: u32,
-    /// Native or generic.
-    pub mode: XdpMode,
-    /// Why it is not native, where `auto` had to fall back.
-    pub note: Option<String>,
-    /// Why the program at TC ingress is not beside it, where that could not be attached.
-    pub without_classifier: Option<String>,
-}
-
-impl Attached {
-    /// The program is attached so.
-    pub const fn new(index: u32, mode: XdpMode, note: Option<String>) -> Self {
-        Self { index, mode, note, without_classifier: None }
-    }
-
-    /// What an operator should know of it, in words.
-    pub fn remarks(&self) -> Option<String> {
-        let lost = |why: &String| format!("packets to unresolved neighbours are lost: {why}");
-        let remarks: Vec<String> =
-            self.note.iter().cloned().chain(self.without_classifier.as_ref().map(lost)).collect();
-        (!remarks.is_empty()).then(|| remarks.join("; "))
-    }
-}
-
 /// The program and its tables, loaded into the kernel.
 pub struct Datapath {
-    object: Ebpf,
+    pub(super) object: Ebpf,
     maps: Maps,
-    pins: Option<Pins>,
+    pub(super) pins: Option<Pins>,
     adopted: bool,
     sizes: Sizes,
-    settings: Settings,
-    links: Links,
-    classifiers: Classifiers,
+    pub(super) settings: Settings,
+    pub(super) links: Links,
+    pub(super) classifiers: Classifiers,
     /// The maps that are pinned, so that they can be pinned again.
     pinned: Vec<(&'static str, OwnedFd)>,
     /// The kernel's id of the program.
-    id: u32,
-    /// The same, of the program at TC ingress.
-    classifier_id: u32,
+    pub(super) id: u32,
+    /// The same, of those at TC ingress.
+    pub(super) classifier_ids: ClassifierIds,
     /// The VLAN devices that the datapath was told of.
     vlans: Option<BTreeMap<u32, (u32, u16)>>,
     /// The MACs that it was told are this host's, where there was room for all.
@@ -238,10 +209,7 @@ impl Datapath {
         let program: &mut Xdp = object.program_mut("xdp_lb").context(STALE)?.try_into()?;
         let id = link::object_id(program.fd()?.as_fd()).context("cannot ask the kernel about the program")?;
         let instructions = program.info().ok().and_then(|info| info.verified_instruction_count());
-        let neighbours: &mut SchedClassifier =
-            object.program_mut(classifier::NAME).context(STALE)?.try_into()?;
-        let classifier_id = link::object_id(neighbours.fd()?.as_fd())
-            .context("cannot ask the kernel about the program at TC ingress")?;
+        let classifier_ids = ClassifierIds::of(&mut object)?;
         let checks: &mut Xdp = object.program_mut("xdp_check").context(STALE)?.try_into()?;
         let of_checks =
             link::object_id(checks.fd()?.as_fd()).context("cannot ask the kernel about the program")?;
@@ -268,7 +236,9 @@ impl Datapath {
             }
         }
         let links = pins.as_ref().map(Links::adopt).transpose()?.unwrap_or_default();
-        let classifiers = pins.as_ref().map(Classifiers::adopt).transpose()?.unwrap_or_default();
+        let has_xdp = |ifindex| links.mode(ifindex).is_some();
+        let adopted_classifiers = pins.as_ref().map(|pins| Classifiers::adopt(pins, has_xdp)).transpose()?;
+        let classifiers = adopted_classifiers.unwrap_or_default();
         Ok(Self {
             object,
             maps,
@@ -280,7 +250,7 @@ impl Datapath {
             classifiers,
             pinned,
             id,
-            classifier_id,
+            classifier_ids,
             vlans: None,
             own_macs: None,
             has_events: true,
@@ -330,65 +300,6 @@ impl Datapath {
         if_nametoindex(name).is_ok()
     }
 
-    /// Attaches the program to an interface, or puts it in the place of an earlier one's at once,
-    /// without a packet lost.
-    ///
-    /// # Errors
-    /// [`NoInterface`] where it does not exist. Where another program is attached, or the driver lacks the mode.
-    pub fn attach(&mut self, interface: &str, mode: XdpMode) -> Result<Attached> {
-        let index = if_nametoindex(interface).map_err(|_| NoInterface(interface.to_owned()))?;
-        // Before the program that may mark packets for it.
-        let without_classifier = self.attach_classifier(index).err().map(|error| format!("{error:#}"));
-        match self.attach_xdp(interface, index, mode) {
-            Ok(attached) => Ok(Attached { without_classifier, ..attached }),
-            Err(error) => {
-                // Where an earlier program stays, its packets may need the classifier.
-                if !self.links.holds(index) {
-                    self.detach_classifier(index)?;
-                }
-                Err(error)
-            }
-        }
-    }
-
-    /// Attaches the program at TC ingress, and has the datapath mark packets for it, or not.
-    fn attach_classifier(&mut self, index: u32) -> Result<()> {
-        let program: &mut SchedClassifier =
-            self.object.program_mut(classifier::NAME).context("no program")?.try_into()?;
-        let attached = self.classifiers.attach(program, index, self.pins.as_ref());
-        self.set_handover()?;
-        attached
-    }
-
-    fn detach_classifier(&mut self, index: u32) -> Result<()> {
-        self.classifiers.detach(index, self.pins.as_ref())?;
-        self.set_handover()
-    }
-
-    /// Has the datapath mark packets for the program at TC ingress, where that is on every interface.
-    fn set_handover(&mut self) -> Result<()> {
-        let handover = match self.settings.handover {
-            _ if !self.classifiers.are_complete() => 0,
-            0 => rand::random::<u64>() & !handover::CLEAR | handover::SET,
-            present => present,
-        };
-        if handover != self.settings.handover {
-            self.write_settings(Settings { handover, ..self.settings })?;
-        }
-        Ok(())
-    }
-
-    /// Looks whether the kernel has the program at TC ingress of the interface with this index, and attaches it again where it
-    /// has not. Says why it had not; nothing where it had.
-    ///
-    /// # Errors
-    /// Where it cannot be attached: packets to unresolved neighbours are lost.
-    pub fn restore_classifier(&mut self, index: u32) -> Result<Option<String>> {
-        let Err(why) = self.classifiers.verify(index, self.classifier_id) else { return Ok(None) };
-        self.attach_classifier(index)?;
-        Ok(Some(why))
-    }
-
     /// Tells the datapath that the daemon lives: `now` by [`monotonic_seconds`](super::monotonic_seconds). All else stays as it
     /// stands in the table: [`Datapath::restore`] is to find what somebody else changed.
     pub fn write_heartbeat(&mut self, now: u32) -> Result<()> {
@@ -409,63 +320,6 @@ impl Datapath {
     /// What holds for every service.
     pub fn settings(&self) -> Settings {
         self.settings
-    }
-
-    fn attach_xdp(&mut self, interface: &str, index: u32, mode: XdpMode) -> Result<Attached> {
-        let program: &mut Xdp = self.object.program_mut("xdp_lb").context("no program")?.try_into()?;
-        let program = program.fd()?.as_fd();
-        let replaced = self.links.replace(index, mode, program, self.pins.as_ref());
-        if let Some(attached) = replaced.with_context(|| format!("on {interface}"))? {
-            let note = (mode == XdpMode::Auto && attached == XdpMode::Generic).then(|| {
-                "kept from an earlier daemon; to try native again, run `xdp-lb unload` and start again"
-                    .to_owned()
-            });
-            return Ok(Attached::new(index, attached, note));
-        }
-        let mut attach_as = |mode| {
-            let attached = self.links.attach(index, mode, program);
-            attached.map_err(|error| explain(interface, index, mode, error))
-        };
-        let native = match mode {
-            XdpMode::Generic => None,
-            XdpMode::Native | XdpMode::Auto => Some(attach_as(XdpMode::Native)),
-        };
-        let attached = match (native, mode) {
-            (Some(Ok(())), _) => Attached::new(index, XdpMode::Native, None),
-            (Some(Err(error)), XdpMode::Native) => return Err(error),
-            (native, _) => {
-                attach_as(XdpMode::Generic)?;
-                let note = native.and_then(Result::err).map(|error| format!("{error:#}"));
-                Attached::new(index, XdpMode::Generic, note)
-            }
-        };
-        if let Some(pins) = &self.pins {
-            let held = self.links.iter().find(|(held, _)| *held == index);
-            if let Some((_, held)) = held {
-                pins::pin(held.link.as_fd(), &pins.link(index, attached.mode));
-            }
-        }
-        Ok(attached)
-    }
-
-    /// Detaches the program from the interface with this index; one that it is not attached to is not an error.
-    pub fn detach(&mut self, index: u32) -> Result<()> {
-        self.links.detach(index, self.pins.as_ref())?;
-        self.detach_classifier(index)
-    }
-
-    /// The indices of the interfaces that an earlier daemon attached to, or this one.
-    pub fn attached_interfaces(&self) -> Vec<u32> {
-        self.links.indices()
-    }
-
-    /// Looks whether the kernel has this program on the interface with this index, and what its name is now.
-    ///
-    /// # Errors
-    /// Why it has not, in words.
-    pub fn verify_attached(&self, index: u32) -> Result<String, String> {
-        self.links.verify(index, self.id)?;
-        links::present_name(index).ok_or_else(|| "the interface has left this network namespace".into())
     }
 
     /// Whether the driver of an interface transmits frames that are redirected to it, where the kernel says so (6.3).
@@ -799,28 +653,7 @@ impl Datapath {
     pub fn take_checks(&mut self) -> Result<Checks> {
         take_checks(&mut self.object)
     }
-
-    /// Detaches from every interface and removes the pins; says what was removed.
-    pub fn unload(&mut self) -> Result<Vec<String>> {
-        // Told of the links that are held: their pins may be gone.
-        let detached = |(index, held): (u32, &links::Held)| {
-            format!("detached from {} ({})", links::name(index), held.mode)
-        };
-        let mut removed: Vec<String> = self.links.iter().map(detached).collect();
-        for index in self.links.indices() {
-            self.detach(index)?;
-        }
-        if let Some(pins) = &self.pins {
-            removed.extend(unload::remove(pins)?);
-        }
-        Ok(removed)
-    }
 }
-
-/// The interface does not exist; it may be created later.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("interface {0} does not exist")]
-pub struct NoInterface(pub String);
 
 /// What stands under a key, where anything does.
 fn present<T>(found: Result<T, MapError>) -> Result<Option<T>> {
@@ -927,20 +760,6 @@ fn wait_for_packets() {
     // SAFETY: the call takes three numbers.
     if unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) } != 0 {
         std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
-/// Why an interface refused the program, and what to do.
-pub(super) fn explain(interface: &str, index: u32, mode: XdpMode, error: io::Error) -> anyhow::Error {
-    let words = if mode == XdpMode::Generic { "generic" } else { "native" };
-    match error.raw_os_error() {
-        Some(libc::EBUSY | libc::EEXIST) => anyhow!(
-            "another XDP program{} is attached to {interface} and is left alone: see `ip link show dev \
-             {interface}`; detach it with `ip link set dev {interface} xdp off`, or stop the process that holds its link; if it is an earlier xdp-lb's, run `xdp-lb unload`",
-            xdp::program(index).ok().flatten().map_or_else(String::new, |program| format!(" ({program})"))
-        ),
-        Some(libc::EOPNOTSUPP) => anyhow!("the driver of {interface} has no {words} XDP"),
-        _ => anyhow!(error).context(format!("cannot attach to {interface} ({words})")),
     }
 }
 

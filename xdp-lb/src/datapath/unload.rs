@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use super::attach::detached;
 use super::pins::{
-    self, CLASSIFIER, LAYOUT, Pins, STAGED, interface, link_mode, list, lock, mode_name, name,
+    self, LAYOUT, Pins, STAGED, filter_interface, interface, is_link, link_mode, list, lock, name,
 };
-use super::{classifier, link, links};
+use super::{classifier, link};
 
 /// Removes all of these pins, and so detaches the program from every interface; says what was removed.
 ///
@@ -50,22 +51,32 @@ pub fn unload(pin_path: &Path) -> Result<Vec<String>> {
 fn remove_layout(layout: &Path) -> Result<Vec<String>> {
     let mut removed = Vec::new();
     // Links first: no packet meets half a set of tables.
-    let (links, rest): (Vec<_>, Vec<_>) =
-        list(layout)?.into_iter().partition(|path| name(path).starts_with("link-"));
-    let (classifiers, maps): (Vec<_>, Vec<_>) =
-        rest.into_iter().partition(|path| name(path).starts_with(CLASSIFIER));
+    let (links, rest): (Vec<_>, Vec<_>) = list(layout)?.into_iter().partition(|path| is_link(path));
+    let (filters, maps): (Vec<_>, Vec<_>) =
+        rest.into_iter().partition(|path| filter_interface(path).is_some());
+    let has_xdp: Vec<_> =
+        links.iter().filter(|path| link_mode(path).is_some()).filter_map(|path| interface(path)).collect();
     for link in &links {
         let on = interface(link);
         remove_link(link)?;
         if let Some(ifindex) = on {
-            classifier::remove_filter(ifindex);
+            classifier::remove_filters(ifindex);
         }
-        removed.push(match (on.map(links::name), link_mode(link)) {
-            (Some(interface), Some(mode)) => format!("detached from {interface} ({})", mode_name(mode)),
-            _ => format!("removed {}", link.display()),
+        removed.extend(match (on, link_mode(link)) {
+            (Some(ifindex), Some(mode)) => Some(detached(ifindex, mode.name())),
+            // It was beside the XDP program.
+            (Some(ifindex), None) if has_xdp.contains(&ifindex) => None,
+            (Some(ifindex), None) => Some(detached(ifindex, "tc")),
+            (None, _) => Some(format!("removed {}", link.display())),
         });
     }
-    classifiers.iter().try_for_each(|link| remove_link(link))?;
+    for filter in &filters {
+        if let Some(ifindex) = filter_interface(filter) {
+            classifier::remove_filters(ifindex);
+            removed.push(detached(ifindex, "tc"));
+        }
+        pins::remove(filter)?;
+    }
     for map in &maps {
         pins::remove(map)?;
     }

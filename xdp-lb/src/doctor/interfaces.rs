@@ -2,10 +2,11 @@
 
 use std::fs;
 
-use super::ethtool::{self, Offloads};
 use super::{Finding, Subject};
-use crate::model::XdpMode;
+use crate::model::Attach;
+use crate::net::kind;
 use crate::net::look::{Interface, Network};
+use crate::net::offloads::{self, Offloads};
 
 pub(super) fn examine(subject: &Subject<'_>, network: &Network) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -23,7 +24,7 @@ pub(super) fn examine(subject: &Subject<'_>, network: &Network) -> Vec<Finding> 
         };
         findings.extend(state(interface));
         findings.extend(programs(subject, interface));
-        if let Ok(offloads) = ethtool::offloads(name) {
+        if let Ok(offloads) = offloads::offloads(name) {
             let has_vlans = network.interfaces.iter().any(|other| other.vlan_parent == Some(interface.index));
             findings.extend(offloading(name, offloads, has_vlans));
         }
@@ -62,23 +63,36 @@ fn programs(subject: &Subject<'_>, interface: &Interface) -> Option<Finding> {
         ));
     }
     let attached = attached?;
-    match (attached.mode, subject.config.xdp_mode) {
-        (None, _) => Some(Finding::new(
+    match attached.mode {
+        None => Some(Finding::new(
             "xdp",
             format!("{name}: {}", attached.note.as_deref().unwrap_or("the program is not attached")),
             "fix the cause; the daemon then attaches the program by itself",
         )),
-        (Some(XdpMode::Generic), XdpMode::Auto) => Some(Finding::new(
-            "xdp",
-            format!(
-                "the program runs in generic mode on {name}, which makes each packet several times as expensive: {}",
-                attached.note.as_deref().unwrap_or("its driver has no native XDP")
-            ),
-            "use NICs whose drivers have native XDP on all interfaces, or write xdp_mode = \"generic\" to accept \
-             this",
-        )),
-        _ => None,
+        Some(mode) => {
+            unfit(name, mode, kind::of(interface.index).ok().flatten().as_deref(), offloads::has_gro(name))
+        }
     }
+}
+
+/// XDP that was asked for by name where it loses packets.
+fn unfit(name: &str, mode: Attach, kind: Option<&str>, has_gro: bool) -> Option<Finding> {
+    let what = match mode {
+        Attach::XdpGeneric if has_gro => format!(
+            "generic XDP on {name} sees segments that the kernel has joined (GRO): they are larger than the MTU, and large \
+             transfers stall; or: ethtool -K {name} gro off"
+        ),
+        Attach::Xdp if kind == Some("veth") => format!(
+            "native XDP on {name}, a veth: packets from its other end have unfinished checksums, unless those are switched off \
+             there (ethtool -K DEVICE tx off), and what is transmitted arrives only if that end has an XDP program or GRO"
+        ),
+        _ => return None,
+    };
+    Some(Finding::new(
+        "offloads",
+        what,
+        format!("write attach = \"tc\" in the config, or attach = {{ {name} = \"tc\" }}"),
+    ))
 }
 
 fn offloading(name: &str, offloads: Offloads, has_vlans: bool) -> Vec<Finding> {

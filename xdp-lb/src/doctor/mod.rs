@@ -2,7 +2,6 @@
 
 #![forbid(unsafe_code)]
 
-mod ethtool;
 mod firewall;
 mod interfaces;
 mod kernel;

@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{Finding, Subject};
 use crate::model::state::VipState;
-use crate::model::{Mode, Service, XdpMode};
+use crate::model::{Attach, Mode, Service};
 use crate::net::look::{Interface, Network};
 use crate::net::netdev::{Features, Netdev};
 use crate::net::{Event, NextHop, NoNextHop, Resolver};
@@ -60,10 +60,11 @@ fn redirects<'a>(
     let Ok(Some(netdev)) = Netdev::open() else { return Vec::new() };
     let is_native = |interface: &Interface| match subject.daemon {
         Some(daemon) => {
-            daemon.interfaces.iter().any(|it| it.index == interface.index && it.mode == Some(XdpMode::Native))
+            daemon.interfaces.iter().any(|it| it.index == interface.index && it.mode == Some(Attach::Xdp))
         }
+        // `auto` is native only where that fits every interface.
         None => {
-            subject.config.xdp_mode != XdpMode::Generic
+            subject.config.attach.of(&interface.name) == Attach::Xdp
                 && netdev.features(interface.index).is_ok_and(Features::runs_programs)
         }
     };

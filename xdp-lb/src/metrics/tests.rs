@@ -215,7 +215,7 @@ fn values_of_the_daemon_come_from_the_documents() {
         (r#"xdp_lb_packets_passed_total{reason="not_tcp_or_udp"}"#, Some(10.0)),
         (r#"xdp_lb_table_entries{table="flows"}"#, Some(524_288.0)),
         (r#"xdp_lb_table_size{table="flows"}"#, Some(1_048_576.0)),
-        (r#"xdp_lb_interface_info{interface="eth1",mode="generic"}"#, Some(1.0)),
+        (r#"xdp_lb_interface_info{interface="eth1",mode="tc"}"#, Some(1.0)),
         (r#"xdp_lb_interface_info{interface="eth2",mode="none"}"#, Some(1.0)),
         (r#"xdp_lb_interface_up{interface="eth1"}"#, Some(1.0)),
         (r#"xdp_lb_interface_attached{interface="eth1"}"#, Some(1.0)),

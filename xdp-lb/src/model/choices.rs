@@ -51,11 +51,36 @@ macro_rules! words {
 
 pub(crate) use words;
 
-/// How the program is attached to an interface.
+/// How the load balancer is attached to an interface.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", try_from = "String")]
+pub enum Attach {
+    /// By native XDP if all of that works on every interface of `auto`, else at TC ingress.
+    #[default]
+    Auto,
+    /// By XDP in the driver; refused if the driver does not support it.
+    Xdp,
+    /// At TC ingress: works on every interface, with every offload.
+    Tc,
+    /// By generic XDP: after the kernel has allocated a socket buffer, and has joined segments.
+    XdpGeneric,
+}
+
+impl From<XdpMode> for Attach {
+    fn from(mode: XdpMode) -> Self {
+        match mode {
+            XdpMode::Auto => Self::Auto,
+            XdpMode::Native => Self::Xdp,
+            XdpMode::Generic => Self::XdpGeneric,
+        }
+    }
+}
+
+/// How an XDP program is attached to an interface.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", try_from = "String")]
 pub enum XdpMode {
-    /// Native if the drivers of all interfaces support it, else generic.
+    /// Native if the driver supports it, else generic.
     #[default]
     Auto,
     /// In the driver; refused if the driver does not support XDP.
@@ -179,6 +204,7 @@ pub enum OnDown {
     Reset,
 }
 
+words!(Attach: "auto" => Auto, "xdp" => Xdp, "tc" => Tc, "xdp-generic" => XdpGeneric);
 words!(XdpMode: "auto" => Auto, "native" => Native, "generic" => Generic);
 words!(Protocol: "tcp" => Tcp, "udp" => Udp);
 words!(TcpFlag: "syn" => Syn, "ack" => Ack, "fin" => Fin, "rst" => Rst, "psh" => Psh);

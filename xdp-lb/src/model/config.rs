@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::choices::{Withdraw, XdpMode};
+use super::choices::{Attach, Withdraw};
 use super::service::Service;
 use super::values::EVERY_CERTIFICATE;
 use super::vip::PortRange;
@@ -14,8 +14,8 @@ use super::vip::PortRange;
 pub struct Config {
     /// The interfaces to which the program is attached. At least one.
     pub interfaces: Vec<String>,
-    /// How the program is attached.
-    pub xdp_mode: XdpMode,
+    /// How the program is attached to them.
+    pub attach: Attaching,
     /// Where changes made through the CLI are kept. Default `/var/lib/xdp-lb/state.json`.
     pub state_file: PathBuf,
     /// The bpffs directory of the pins. Default `/sys/fs/bpf/xdp-lb`.
@@ -47,6 +47,22 @@ pub struct Config {
     pub services: Vec<Service>,
     /// Warnings about keys of the file that no longer have an effect.
     pub obsolete: Vec<&'static str>,
+}
+
+/// How the program is attached to each interface.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Attaching {
+    /// To those that are not named.
+    pub default: Attach,
+    /// To those that are.
+    pub interfaces: BTreeMap<String, Attach>,
+}
+
+impl Attaching {
+    /// To this interface.
+    pub fn of(&self, interface: &str) -> Attach {
+        self.interfaces.get(interface).copied().unwrap_or(self.default)
+    }
 }
 
 /// The VIPs as addresses of this host.

@@ -52,6 +52,7 @@ impl From<&serde_json::Value> for Node {
 /// The keys at the top of a config file, before its first table.
 pub(crate) const TOP_KEYS: &[&str] = &[
     "interfaces",
+    "attach",
     "xdp_mode",
     "state_file",
     "pin_path",
@@ -102,6 +103,11 @@ impl<'a> Section<'a> {
     /// Whether the key is present.
     pub(crate) fn has(&self, key: &str) -> bool {
         self.table.contains_key(key)
+    }
+
+    /// Whether the key's value is a table.
+    pub(crate) fn is_table(&self, key: &str) -> bool {
+        matches!(self.get(key), Some(Node::Table(_)))
     }
 
     /// Reports a problem with a key.

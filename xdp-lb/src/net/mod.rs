@@ -9,10 +9,12 @@ pub mod ethtool;
 pub mod filters;
 pub mod ingress;
 mod kernel;
+pub mod kind;
 pub mod look;
 #[expect(unsafe_code, reason = "entering a network namespace is a system call")]
 pub mod namespace;
 pub mod netdev;
+pub mod offloads;
 mod resolver;
 mod router;
 mod state;

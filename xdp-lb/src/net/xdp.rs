@@ -64,7 +64,7 @@ pub fn program(ifindex: u32) -> io::Result<Option<Program>> {
 }
 
 /// What the kernel says of one interface.
-fn link(ifindex: u32) -> io::Result<LinkMessage> {
+pub(super) fn link(ifindex: u32) -> io::Result<LinkMessage> {
     let mut question = LinkMessage::default();
     question.header.index = ifindex;
     let socket = ask(RouteNetlinkMessage::GetLink(question), NLM_F_REQUEST)?;

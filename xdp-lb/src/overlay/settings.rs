@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::model::change::SettingChange;
-use crate::model::config::{Api, Config, Limits, Metrics, Remote, Timeouts, Vips};
+use crate::model::config::{Api, Attaching, Config, Limits, Metrics, Remote, Timeouts, Vips};
 use crate::model::text::print_duration;
 
 const RESTART: &str = "a restart of the daemon";
@@ -56,7 +56,7 @@ pub fn reloadable(new: Config, present: &Config) -> Config {
 pub(super) fn settings(config: &Config) -> Vec<Setting> {
     let Config {
         interfaces,
-        xdp_mode,
+        attach,
         state_file,
         pin_path,
         flow_hash_secret,
@@ -87,7 +87,7 @@ pub(super) fn settings(config: &Config) -> Vec<Setting> {
     let limit = |key, value: &u32| (key, json!(value), Some(UNLOAD));
     vec![
         ("interfaces", json!(interfaces), None),
-        ("xdp_mode", json!(xdp_mode), Some(RESTART)),
+        ("attach", attaching(attach), Some(RESTART)),
         ("state_file", path(state_file), Some(MOVE)),
         ("pin_path", path(pin_path), Some(UNLOAD)),
         (SECRET, flow_hash_secret.map(hex::encode).into(), Some(RESTART)),
@@ -121,6 +121,16 @@ pub(super) fn settings(config: &Config) -> Vec<Setting> {
     ]
 }
 
+fn attaching(attach: &Attaching) -> Value {
+    let Attaching { default, interfaces } = attach;
+    if interfaces.is_empty() {
+        return json!(default);
+    }
+    let mut of_each = json!(interfaces);
+    of_each["default"] = json!(default);
+    of_each
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,7 +138,7 @@ mod tests {
 
     const EVERY_KEY: &str = r#"
         interfaces = ["eth1"]
-        xdp_mode = "generic"
+        attach = { default = "tc", eth1 = "xdp-generic" }
         state_file = "/state"
         pin_path = "/pins"
         flow_hash_secret = "0000000000000000000000000000000000000000000000000000000000000001"

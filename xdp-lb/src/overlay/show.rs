@@ -315,7 +315,7 @@ vip = "192.0.2.11:80"
         let text = running(&config, &overlay, &effective, true);
         for line in [
             "interfaces = [\"eth0\"]  # file",
-            "xdp_mode = \"auto\"  # default",
+            "attach = \"auto\"  # default",
             "# flow_hash_secret = \"...\"  # file, not shown",
             "udp_idle = \"1m 30s\"  # file",
             "tcp_idle = \"15m\"  # default",

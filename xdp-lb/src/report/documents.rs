@@ -17,7 +17,7 @@ use crate::model::change::{ServiceChange, SettingChange};
 use crate::model::state::{
     AdminState, BackendState, FlowStage, HealthState, Origin, TroubleKind, UpgradeState, VipState,
 };
-use crate::model::{Backend, Discovery, Protocol, Service, XdpMode};
+use crate::model::{Attach, Backend, Discovery, Protocol, Service};
 use crate::overlay::Leave;
 
 /// The daemon on one screen.
@@ -107,13 +107,13 @@ pub struct TroubleView {
 pub struct InterfaceView {
     /// Its name.
     pub name: String,
-    /// Its index; 0 if the program is not attached.
+    /// Its index; 0 if the load balancer is not attached.
     pub index: u32,
-    /// How the program is attached, native or generic; `None` if it is not attached.
-    pub mode: Option<XdpMode>,
+    /// How the load balancer is attached, never `auto`; `None` if it is not.
+    pub mode: Option<Attach>,
     /// Whether the link is up and has a carrier.
     pub up: bool,
-    /// Why the program is not attached, or why it is not native if `xdp_mode = "auto"` fell back.
+    /// Why the load balancer is not attached, or why `attach = "auto"` did not choose XDP.
     pub note: Option<String>,
 }
 

@@ -32,7 +32,7 @@ fn view(loss: &Loss) -> LossView {
 
 /// What is to be done so that a veth takes redirected frames. Setting GRO again after both ends are up makes the queues that it needs.
 const VETH: &str = "a veth needs GRO on its peer (where the peer is: ethtool -K PEER gro off; ethtool -K PEER gro on) or an XDP \
-                    program there; for other drivers, write xdp_mode = \"generic\"";
+                    program there; or, for any driver, write attach = \"tc\"";
 
 /// Why an interface without it loses what is redirected to it, and what to do.
 pub fn takes_no_redirected(interface: &str) -> (String, String) {

@@ -9,7 +9,7 @@ use super::documents::{
     MovingView, NextHopView, ServiceView, StatusView, TableView, TrafficView, VipView,
 };
 use crate::model::state::{AdminState, BackendState, HealthState, Origin, VipState};
-use crate::model::{Backend, HealthCheck, Http, Probe, Service, XdpMode};
+use crate::model::{Attach, Backend, HealthCheck, Http, Probe, Service};
 
 pub(crate) fn status() -> StatusView {
     StatusView {
@@ -27,8 +27,8 @@ pub(crate) fn status() -> StatusView {
         upgrade: None,
         reload: LastReloadView { success_time: 1_800_000_100, error: None },
         interfaces: vec![
-            interface("eth0", 2, Some(XdpMode::Native), None),
-            interface("eth1", 3, Some(XdpMode::Generic), Some("the driver of eth1 has no XDP")),
+            interface("eth0", 2, Some(Attach::Xdp), None),
+            interface("eth1", 3, Some(Attach::Tc), Some("the driver of eth1 has no XDP")),
             interface("eth2", 0, None, Some("not attached: the interface is gone")),
         ],
         vips: vec![VipView {
@@ -53,7 +53,7 @@ pub(crate) fn status() -> StatusView {
     }
 }
 
-fn interface(name: &str, index: u32, mode: Option<XdpMode>, note: Option<&str>) -> InterfaceView {
+fn interface(name: &str, index: u32, mode: Option<Attach>, note: Option<&str>) -> InterfaceView {
     InterfaceView { name: name.into(), index, mode, up: true, note: note.map(str::to_owned) }
 }
 
@@ -143,6 +143,6 @@ pub(crate) fn losses() -> Vec<LossView> {
         error: 95,
         packets: 20,
         cause: "the driver of eth1 does not transmit redirected frames".into(),
-        fix: "write xdp_mode = \"generic\"".into(),
+        fix: "write attach = \"tc\"".into(),
     }]
 }

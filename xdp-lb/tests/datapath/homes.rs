@@ -1,5 +1,5 @@
-//! The two homes of the datapath, side by side: what is put into the tables and sent through is the
-//! same for both, and so must be what comes out.
+//! The homes of the datapath, side by side: the host and the kernel, there by XDP and at TC ingress. What is put into the tables and
+//! sent through is the same for all, and so must be what comes out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aya::TestRun as _;
-use aya::programs::{TestRunOptions, Xdp};
+use aya::programs::{SchedClassifier, TestRunOptions, Xdp};
 use xdp_lb::datapath::{
     Census, Checks, Count, Datapath, Options, Policy, TablesView, hash_keys, port_ranges,
 };
-use xdp_lb::model::{Limits, PortRange, Timeouts, Vip, XdpMode};
+use xdp_lb::model::{Attach, Limits, PortRange, Timeouts, Vip};
 use xdp_lb::tables::{SourceRange, Tables, Write};
 use xdp_lb_common::flow_table::record::Record;
 use xdp_lb_common::flow_table::walk;
@@ -29,6 +29,7 @@ use xdp_lb_common::tables::{
     Traffic, VlanDevice,
 };
 
+use crate::kept::Kept;
 use crate::packets::{BACKEND_MAC, Frame, LB_BACKEND_MAC, LB_MAC, ends};
 
 /// The interface that packets come in by: `lo`, which every network namespace has.
@@ -74,6 +75,8 @@ fn write_ranges(host: &mut HostTables, vip: &Endpoint) {
 pub struct Homes {
     pub host: HostTables,
     pub kernel: Datapath,
+    /// What packets change in the kernel: one sent through the program at TC ingress leaves no trace.
+    kept: Kept,
     /// What stands in the tables of both.
     tables: Tables,
     services: u32,
@@ -150,7 +153,10 @@ impl Homes {
         kernel.set_own_macs(&own_macs).unwrap();
         own_macs.iter().for_each(|mac| host.own(*mac));
         let checks = kernel.take_checks().unwrap();
-        Self { host, kernel, tables: Tables::default(), services: 0, backends: 0, checks, own_macs }
+        let program: &SchedClassifier = kernel.object().program("tc_lb").unwrap().try_into().unwrap();
+        let kept =
+            Kept::new(&program.info().unwrap().map_ids().unwrap().expect("kernel 4.15 or later tells"));
+        Self { host, kernel, kept, tables: Tables::default(), services: 0, backends: 0, checks, own_macs }
     }
 
     /// Writes to both.
@@ -361,6 +367,11 @@ impl Homes {
         // The kernel takes the fast path where it can; the slow path must do the same.
         let verdict = process_slow_path(&mut buffer, &self.host, &mut Scratch::default());
         let host_counted = counted(&host_before, &*self.host.reasons.borrow());
+        // At TC ingress the kernel has taken the outer tag out of the bytes, which BPF_PROG_TEST_RUN does not: the end-to-end tests
+        // have such packets.
+        if !is_tagged(bytes) {
+            self.compare_tc((bytes, ingress), (verdict, buffer.bytes()), &host_counted);
+        }
         let before = self.kernel.reasons().unwrap();
         let (action, after_kernel) = self.run_program_in_kernel("xdp_lb", bytes, ingress);
         let counted = counted(&before, &self.kernel.reasons().unwrap());
@@ -388,6 +399,54 @@ impl Homes {
             assert_eq!(hex(buffer.bytes()), hex(bytes), "a packet that is passed is unchanged");
         }
         Outcome { verdict, bytes: buffer.bytes().to_vec(), counted }
+    }
+
+    /// Sends a frame through the program at TC ingress, and makes sure that it does what the host has done. Then all is as it was
+    /// before.
+    fn compare_tc(
+        &mut self,
+        (bytes, ingress): (&[u8], u32),
+        (verdict, expected): (Verdict, &[u8]),
+        host_counted: &[(Reason, u64)],
+    ) {
+        let state = self.kept.save();
+        let before = self.kernel.reasons().unwrap();
+        let (action, left) = self.run_tc(bytes, ingress);
+        let counted = counted(&before, &self.kernel.reasons().unwrap());
+        self.kept.restore(&state);
+        let expected_action = match verdict {
+            Verdict::Drop(_) => TC_ACT_SHOT,
+            // What is handed to the host is there already.
+            Verdict::Pass(Reason::HandedToHost) => TC_ACT_REDIRECT,
+            Verdict::Pass(_) => TC_ACT_UNSPEC,
+            Verdict::Transmit | Verdict::Redirect(_) => TC_ACT_REDIRECT,
+        };
+        assert_eq!(counted, host_counted, "TC counts what the host does ({verdict:?})");
+        assert_eq!(action, expected_action, "TC's verdict is the host's ({verdict:?})");
+        // The outer tag of what leaves is beside the bytes, where nobody sees it here.
+        let is_expected = left == expected
+            || is_tagged(expected) && action == TC_ACT_REDIRECT && left == [&expected[..12], &expected[16..]].concat();
+        if !matches!(verdict, Verdict::Drop(_)) && !is_expected {
+            assert_eq!(hex(&left), hex(expected), "TC leaves the same bytes ({verdict:?})");
+        }
+    }
+
+    fn run_tc(&mut self, bytes: &[u8], ingress: u32) -> (u32, Vec<u8>) {
+        let mut out = vec![0; bytes.len() + 256];
+        let mut options = TestRunOptions::new();
+        // `struct __sk_buff`, whose eleventh field is the interface.
+        let mut context = [0_u32; 48];
+        context[10] = ingress;
+        let context = context.map(u32::to_ne_bytes).concat();
+        options.ctx_in = Some(&context);
+        options.data_in = Some(bytes);
+        options.data_out = Some(&mut out);
+        let program: &mut SchedClassifier =
+            self.kernel.object().program_mut("tc_lb").unwrap().try_into().unwrap();
+        let result = program.test_run(options).expect("BPF_PROG_TEST_RUN");
+        let length = result.data_size_out as usize;
+        out.truncate(length);
+        (result.return_value, out)
     }
 
     /// Sends a packet through the host alone, on the fast path where it can.
@@ -602,7 +661,7 @@ impl Homes {
     pub fn add_interface(&mut self, name: &str) -> u32 {
         run(&format!("ip link add {name} type veth peer name {name}-peer"));
         // The kernel has a packet come in by an interface only where that has a program.
-        self.kernel.attach(name, XdpMode::Native).unwrap_or_else(|error| panic!("{error:#}"));
+        self.kernel.attach(name, Attach::Xdp).unwrap_or_else(|error| panic!("{error:#}"));
         self.host.settings.handover = self.kernel.settings().handover;
         let index = nix::net::if_::if_nametoindex(name).unwrap();
         for mac in own_macs(index) {
@@ -658,10 +717,19 @@ fn counted(before: &[u64], after: &[u64]) -> Vec<(Reason, u64)> {
     Reason::ALL.iter().copied().zip(counts).filter(|(_, count)| *count > 0).collect()
 }
 
+const TC_ACT_UNSPEC: u32 = u32::MAX;
+const TC_ACT_SHOT: u32 = 2;
+const TC_ACT_REDIRECT: u32 = 7;
+
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
 pub const XDP_TX: u32 = 3;
 pub const XDP_REDIRECT: u32 = 4;
+
+/// Whether a frame begins with a VLAN tag.
+fn is_tagged(frame: &[u8]) -> bool {
+    matches!(frame.get(12..14), Some([0x81, 0x00] | [0x88, 0xa8]))
+}
 
 /// Runs a command in this thread's network namespace.
 pub fn run(command_line: &str) {

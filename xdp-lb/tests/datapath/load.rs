@@ -1,7 +1,7 @@
 //! Loading: what the verifier says.
 
 use aya::maps::{Map, MapData, PerCpuArray, PerCpuValues};
-use aya::programs::Xdp;
+use aya::programs::{SchedClassifier, Xdp};
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 use xdp_lb::datapath::{Datapath, Options};
 use xdp_lb_common::net::Protocol;
@@ -40,6 +40,10 @@ fn the_program_passes_the_verifier_with_room_to_grow() {
     let bound = bound();
     println!("verified instructions: {verified} (bound {bound})");
     assert!(verified < bound, "{verified} instructions were verified");
+    let at_tc: &SchedClassifier = homes.kernel.object().program("tc_lb").unwrap().try_into().unwrap();
+    let at_tc = at_tc.info().unwrap().verified_instruction_count().unwrap();
+    println!("verified instructions at TC ingress: {at_tc} (bound {bound})");
+    assert!(at_tc < bound, "{at_tc} instructions were verified at TC ingress");
 }
 
 /// Little, but of each mode: loaded once, which takes half a minute on a kernel that is emulated.

@@ -1,5 +1,5 @@
-//! The datapath, packet in and packet out: each fixture runs on the host and in the kernel
-//! (`BPF_PROG_TEST_RUN`), and both must do the same.
+//! The datapath, packet in and packet out: each fixture runs on the host, and in the kernel (`BPF_PROG_TEST_RUN`) by XDP and at TC
+//! ingress, and all must do the same.
 //!
 //! Needs root. `cargo xtask test` runs it in a sandbox.
 
@@ -16,6 +16,7 @@ mod handover;
 mod homes;
 mod icmp;
 mod icmp_errors;
+mod kept;
 mod load;
 mod martians;
 mod mss;

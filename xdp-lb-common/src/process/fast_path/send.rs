@@ -2,10 +2,12 @@
 
 use crate::hash::FlowHash;
 use crate::net::Endpoint;
-use crate::packet::Packet;
 use crate::packet::parse::Parsed;
+use crate::packet::{Before, Packet};
 use crate::process::encapsulate::{outer_length, wrap};
-use crate::process::rewrite::{Departure, ethertype, fits, rewrite_packet, take_hop, write_ethernet};
+use crate::process::rewrite::{
+    Departure, ethertype, fits, length_on_wire, rewrite_packet, take_hop, write_ethernet,
+};
 use crate::process::{handover, mss};
 use crate::tables::{Backend, BackendIndex, FlowKey, Service, Settings, Tables, Tags};
 
@@ -25,7 +27,7 @@ pub fn send<const V4: bool, P: Packet, T: Tables>(
     let is_plain = backend.vlan == 0 && backend.ifindex != 0;
     let is_tunnel = service.mode.is_tunnel();
     let outer = if is_tunnel { outer_length(service, backend) } else { 0 };
-    if !is_plain || !fits(parsed, outer, backend) {
+    if !is_plain || !fits(length_on_wire(packet, parsed), outer, backend) {
         return None;
     }
     let is_new = parsed.is_first();
@@ -51,7 +53,7 @@ pub fn send<const V4: bool, P: Packet, T: Tables>(
             let backend = backend.endpoint_for(&parsed.key.destination_endpoint());
             rewrite_packet(packet, parsed, &FlowKey::new(*source, backend)).ok()?;
         }
-        write_ethernet(packet, parsed.l3, 0, ethertype(V4), &departure).ok()?;
+        write_ethernet(packet, parsed.l3, Before::Nothing, ethertype(V4), &departure).ok()?;
     }
     traffic.forwarded(bytes, is_new);
     Some(backend.ifindex)

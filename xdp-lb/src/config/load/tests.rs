@@ -3,14 +3,14 @@ use proptest::prelude::*;
 use super::*;
 use crate::model::text::quoted;
 use crate::model::{
-    Affinity, Agent, Backend, CircuitBreaker, Feedback, HealthCheck, Mode, Options, PortRange, Prefix, Probe,
-    Protocol, Quic, Withdraw, XdpMode, check, written_discovery,
+    Affinity, Agent, Attach, Backend, CircuitBreaker, Feedback, HealthCheck, Mode, Options, PortRange,
+    Prefix, Probe, Protocol, Quic, Withdraw, check, written_discovery,
 };
 
 /// The config file of the documentation's first page.
 const FIRST: &str = r#"
 interfaces = ["eth0", "eth1"]
-xdp_mode = "auto"                       # auto | native | generic
+attach = "auto"                         # auto | xdp | tc | xdp-generic
 state_file = "/var/lib/xdp-lb/state.json"
 pin_path = "/sys/fs/bpf/xdp-lb"         # several daemons on one host, or in several namespaces, each have their own
 
@@ -87,6 +87,27 @@ fn the_example_file_is_valid() {
 }
 
 #[test]
+fn attach_is_one_word_or_one_for_each_interface_and_has_a_former_name() {
+    let of = |text: &str| {
+        let attach = valid(&format!("interfaces = [\"eth0\", \"eth1\"]\n{text}\n")).attach;
+        ["eth0", "eth1"].map(|name| attach.of(name))
+    };
+    assert_eq!(of(""), [Attach::Auto; 2]);
+    assert_eq!(of("attach = \"tc\""), [Attach::Tc; 2]);
+    assert_eq!(of("attach = { eth1 = \"tc\" }"), [Attach::Auto, Attach::Tc]);
+    assert_eq!(of("[attach]\ndefault = \"xdp\"\neth1 = \"xdp-generic\""), [Attach::Xdp, Attach::XdpGeneric]);
+    assert_eq!(of("xdp_mode = \"native\""), [Attach::Xdp; 2]);
+    assert_eq!(
+        refused("interfaces = [\"eth0\"]\nattach = { eth1 = \"tc\" }\n"),
+        "line 2: attach: unknown key \"eth1\"; did you mean \"eth0\"?"
+    );
+    assert_eq!(
+        refused("interfaces = [\"eth0\"]\nattach = \"tc\"\nxdp_mode = \"generic\"\n"),
+        "line 3: xdp_mode: is the former name of `attach`, which is here, too; remove it"
+    );
+}
+
+#[test]
 fn everything_but_the_interfaces_has_a_default() {
     let config = valid(TOP);
     assert_eq!(
@@ -94,7 +115,7 @@ fn everything_but_the_interfaces_has_a_default() {
         Config {
             obsolete: vec![],
             interfaces: vec!["eth0".into()],
-            xdp_mode: XdpMode::Auto,
+            attach: Attaching::default(),
             state_file: "/var/lib/xdp-lb/state.json".into(),
             pin_path: "/sys/fs/bpf/xdp-lb".into(),
             flow_hash_secret: None,
@@ -148,7 +169,7 @@ fn every_key_is_read() {
          health_check = {{ type = \"dns\", name = \"example.com\", record = \"aaaa\", rise = 1, fall = 100 }}\n",
         "0f".repeat(32)
     ));
-    assert_eq!(config.xdp_mode, XdpMode::Generic);
+    assert_eq!(config.attach.default, Attach::XdpGeneric);
     assert!(config.asymmetric_replies);
     assert_eq!((config.state_file, config.pin_path), ("/s".into(), "/p/q".into()));
     assert_eq!(config.flow_hash_secret, Some([0x0f; 32]));
@@ -235,7 +256,7 @@ fn syntax_errors_have_line_and_column() {
 fn an_unknown_key_is_reported_with_the_nearest_known_one_or_where_it_belongs() {
     assert_eq!(
         refused("interfaces = [\"eth0\"]\nfrobnicate = 1\n"),
-        "line 2: unknown key \"frobnicate\"; the keys here are \"interfaces\", \"xdp_mode\", \"state_file\", \
+        "line 2: unknown key \"frobnicate\"; the keys here are \"interfaces\", \"attach\", \"xdp_mode\", \"state_file\", \
          \"pin_path\", \"flow_hash_secret\", \"snat_ports\", \"vips\", \"api\", \"metrics\", \"limits\", \"timeouts\", \
          \"drain_timeout\", \"asymmetric_replies\", \"allow_exec_checks\", \"icmp_time_exceeded\", \"service\""
     );

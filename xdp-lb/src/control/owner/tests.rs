@@ -12,7 +12,7 @@ use crate::control::testing::{Daemon, InMemory, TWO_SERVICES, address, write_con
 use crate::health::{AgentAdmin, AgentReply, Health};
 use crate::model::request::{BackendPatch, ServicePatch};
 use crate::model::state::{AdminState, BackendState};
-use crate::model::{self, XdpMode};
+use crate::model::{self, Attach};
 use crate::net::vips::VipIntent;
 use crate::report::documents::{BackendView, ConfigQuery, StatusView, TroubleView};
 use crate::tables::{Tables, Write};
@@ -377,10 +377,10 @@ async fn a_reload_changes_what_changed_and_no_slot_of_another_service() {
         .unwrap();
     let new = TWO_SERVICES
         .replace("address = \"198.51.100.12:8080\"", "address = \"198.51.100.12:8080\"\nweight = 300")
-        .replace("[\"eth0\"]", "[\"eth1\"]\nxdp_mode = \"generic\"\ntimeouts.udp_idle = \"5s\"");
+        .replace("[\"eth0\"]", "[\"eth1\"]\nattach = \"tc\"\ntimeouts.udp_idle = \"5s\"");
     write_config(&daemon.config_file(), &new);
     let reloaded = daemon.handle.reload(Leave::Drain).await.unwrap();
-    assert_eq!(reloaded.needs_restart, ["xdp_mode"]);
+    assert_eq!(reloaded.needs_restart, ["attach"]);
     let changes = reloaded.changes.join("\n");
     for change in ["weight 100 -> 300", "interfaces eth0 -> eth1", "timeouts.udp_idle 1m -> 5s"] {
         assert!(changes.contains(change), "{changes}");
@@ -678,7 +678,7 @@ async fn missing_pins_are_restored_and_a_failure_is_a_trouble() {
         panic!("{status:?}")
     };
     assert!(message.contains("not on a BPF file system"), "{message}");
-    assert_eq!(status.interfaces[0].mode, Some(XdpMode::Native));
+    assert_eq!(status.interfaces[0].mode, Some(Attach::Xdp));
     let refused = daemon.handle.upgrade().await.unwrap_err();
     assert!(
         matches!(&refused, Refusal::Failed(why) if why.contains("would end with this daemon")),
@@ -698,7 +698,7 @@ async fn a_missing_program_at_tc_ingress_is_attached_again_or_the_interface_show
     let status = until_status(&daemon, |status| status.interfaces[0].note.is_some()).await;
     let note = status.interfaces[0].note.as_ref().unwrap();
     assert!(note.ends_with("packets to unresolved neighbours are lost: no memory for it"), "{note}");
-    assert_eq!(status.interfaces[0].mode, Some(XdpMode::Native));
+    assert_eq!(status.interfaces[0].mode, Some(Attach::Xdp));
     daemon.kernel.lock().classifier_refused = false;
     until_status(&daemon, |status| status.interfaces[0].note.is_none()).await;
 }
@@ -719,7 +719,7 @@ async fn externally_changed_entries_are_restored_and_reported() {
 }
 
 #[tokio::test]
-async fn if_one_interface_has_no_native_xdp_all_are_generic_at_the_start_and_after_a_reload() {
+async fn if_one_interface_has_no_native_xdp_all_are_at_tc_ingress_at_the_start_and_after_a_reload() {
     let three = TWO_SERVICES.replace("[\"eth0\"]", "[\"eth0\", \"br0\", \"eth1\"]");
     for reloaded in [false, true] {
         let daemon = Daemon::start(if reloaded { TWO_SERVICES } else { &three });
@@ -728,12 +728,9 @@ async fn if_one_interface_has_no_native_xdp_all_are_generic_at_the_start_and_aft
             daemon.handle.reload(Leave::Drain).await.unwrap();
         }
         let interfaces = daemon.handle.status().await.unwrap().interfaces;
-        assert!(
-            interfaces.iter().all(|interface| interface.mode == Some(XdpMode::Generic)),
-            "{interfaces:?}"
-        );
+        assert!(interfaces.iter().all(|interface| interface.mode == Some(Attach::Tc)), "{interfaces:?}");
         let note = interfaces.iter().find(|interface| interface.name == "eth1").unwrap().note.clone();
-        assert!(note.is_some_and(|note| note.contains("br0 runs in generic mode")), "{interfaces:?}");
+        assert!(note.is_some_and(|note| note.contains("br0 is at TC ingress")), "{interfaces:?}");
     }
 }
 
@@ -760,7 +757,7 @@ async fn a_lost_interface_is_not_attached_and_is_tried_again() {
     assert_eq!((lost.index, lost.up), (0, true));
     assert!(lost.note.unwrap().contains("interface eth0 does not exist"));
     daemon.kernel.lock().missing.clear();
-    assert!(until(Some(XdpMode::Native)).await.note.is_none());
+    assert!(until(Some(Attach::Xdp)).await.note.is_none());
 }
 
 #[tokio::test]
@@ -776,7 +773,7 @@ async fn a_reload_attaches_where_that_had_failed() {
     }
     daemon.kernel.lock().missing.clear();
     assert_eq!(daemon.handle.reload(Leave::Drain).await.unwrap().changes, ["interface eth0 attached again"]);
-    assert_eq!(daemon.handle.status().await.unwrap().interfaces[0].mode, Some(XdpMode::Native));
+    assert_eq!(daemon.handle.status().await.unwrap().interfaces[0].mode, Some(Attach::Xdp));
 }
 
 #[tokio::test]
@@ -789,10 +786,10 @@ async fn a_start_on_adopted_tables_succeeds_without_an_interface_and_attaches_it
         let interfaces = daemon.handle.status().await.unwrap().interfaces;
         interfaces.iter().map(|interface| interface.mode).collect::<Vec<_>>()
     };
-    assert_eq!(modes().await, [Some(XdpMode::Native), None]);
+    assert_eq!(modes().await, [Some(Attach::Xdp), None]);
     daemon.kernel.lock().missing.clear();
     for _ in 0..500 {
-        if modes().await == [Some(XdpMode::Native); 2] {
+        if modes().await == [Some(Attach::Xdp); 2] {
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;

@@ -2,27 +2,33 @@
 
 use std::io;
 
-use crate::net::ethtool;
+use super::ethtool;
 
 const ETHTOOL_GFLAGS: u32 = 0x25;
+const ETHTOOL_GGRO: u32 = 0x2b;
 const ETH_FLAG_RXVLAN: u32 = 1 << 8;
 const ETH_FLAG_LRO: u32 = 1 << 15;
 
 /// The offloads of an interface.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Offloads {
+pub struct Offloads {
     /// It takes VLAN tags out of frames.
-    pub(super) takes_tags: bool,
+    pub takes_tags: bool,
     /// It joins TCP segments into larger ones, in the hardware.
-    pub(super) joins_segments: bool,
+    pub joins_segments: bool,
 }
 
 /// The offloads that are on.
 ///
 /// # Errors
 /// Where the driver does not tell, or there is no such interface.
-pub(super) fn offloads(interface: &str) -> io::Result<Offloads> {
+pub fn offloads(interface: &str) -> io::Result<Offloads> {
     ethtool::get(interface, ETHTOOL_GFLAGS).map(decode)
+}
+
+/// Whether the kernel joins received segments (GRO).
+pub fn has_gro(interface: &str) -> bool {
+    ethtool::get(interface, ETHTOOL_GGRO).is_ok_and(|is_on| is_on != 0)
 }
 
 fn decode(flags: u32) -> Offloads {
