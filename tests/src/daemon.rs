@@ -23,7 +23,7 @@ pub struct Daemon {
 
 impl Daemon {
     /// Starts it on these interfaces and waits until it answers. `config` is the rest of the config file:
-    /// keys of no table first, then the services.
+    /// keys of no table first, then the services. The program is attached by native XDP, unless that says otherwise.
     pub fn start(host: &Host, interfaces: &[&str], config: &str) -> Result<Self> {
         Self::start_program(paths::daemon(), host, interfaces, config)
     }
@@ -34,7 +34,10 @@ impl Daemon {
         // The bpffs of the sandbox, which goes with it.
         let pins = PathBuf::from(format!("/sys/fs/bpf/{}-{}", host.lab().name(), host.name()));
         let mut daemon = Self { host: host.clone(), dir, pins, program, process: None };
-        let text = format!("{}\n{config}", daemon.preamble(interfaces));
+        // The lab's networks are made for native XDP, which `auto` does not choose on a veth.
+        let says_how = ["attach = ", "xdp_mode = "].iter().any(|key| config.contains(key));
+        let attach = if says_how { "" } else { "attach = \"xdp\"\n" };
+        let text = format!("{}{attach}\n{config}", daemon.preamble(interfaces));
         fs::write(daemon.config_file(), text).context("cannot write the config file")?;
         daemon.run()?;
         Ok(daemon)

@@ -406,6 +406,9 @@ fn earlier() -> PathBuf {
     )
 }
 
+/// What [`Daemon::start`] would write, in the words of earlier releases.
+const NATIVE: &str = "xdp_mode = \"native\"\n";
+
 /// Puts this release's daemon to this path.
 fn put_this(program: &Path) {
     let new = program.with_extension("new");
@@ -417,7 +420,7 @@ fn put_this(program: &Path) {
 #[ignore = "needs the daemon of an earlier release, whose path is in XDP_LB_EARLIER"]
 fn a_restart_of_an_earlier_release_with_this_one_keeps_the_flows_of_a_backend_that_drains() {
     for mode in ["full-nat", "nat"] {
-        restart(Bed::of(&earlier(), SHORT, mode, ""), put_this, Daemon::stop);
+        restart(Bed::of(&earlier(), &format!("{NATIVE}{SHORT}"), mode, ""), put_this, Daemon::stop);
     }
 }
 
@@ -425,7 +428,7 @@ fn a_restart_of_an_earlier_release_with_this_one_keeps_the_flows_of_a_backend_th
 #[ignore = "needs the daemon of an earlier release, whose path is in XDP_LB_EARLIER"]
 fn this_release_takes_over_from_an_earlier_one_under_traffic_and_not_one_flow_breaks() {
     for mode in ["full-nat", "nat"] {
-        let bed = Bed::of(&earlier(), "", mode, "");
+        let bed = Bed::of(&earlier(), NATIVE, mode, "");
         let (pid, layout) = (bed.pid(), layouts(&bed.daemon));
         let traffic = Traffic::start(&bed.network);
         bed.daemon.cli(&["backend", "drain", "web", &web_backend(2)]).unwrap();

@@ -1,4 +1,4 @@
-//! Where the load balancer is attached, and how: by XDP, or at TC ingress ([why](../../../docs/decisions/0016-tc-where-native-xdp-does-not-fit.md)).
+//! Where the load balancer is attached, and how: by XDP, or at TC ingress ([why](../../../docs/decisions/0015-tc-where-native-xdp-does-not-fit.md)).
 //!
 //! An interface has the XDP program, with one beside it at TC ingress that sends for it; or it has the load balancer at TC ingress
 //! alone. From one to the other, both are there for a moment: what the one leaves to the host is looked at by the other.
@@ -7,16 +7,14 @@ use std::io;
 use std::os::fd::AsFd as _;
 
 use anyhow::{Context as _, Result, anyhow};
-use aya::Ebpf;
 use aya::programs::{SchedClassifier, Xdp};
 use nix::net::if_::if_nametoindex;
 use xdp_lb_common::process::handover;
 use xdp_lb_common::tables::Settings;
 
 use super::classifier::Role;
-use super::link::{self, Flags};
-use super::links::{self, Held};
-use super::maps::STALE;
+use super::link::Flags;
+use super::links::{self, Held, detached};
 use super::program::Datapath;
 use super::unload;
 use crate::model::Attach;
@@ -54,31 +52,6 @@ impl Attached {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("interface {0} does not exist")]
 pub struct NoInterface(pub String);
-
-/// The kernel's ids of the programs at TC ingress.
-pub(super) struct ClassifierIds {
-    balancer: u32,
-    neighbours: u32,
-}
-
-impl ClassifierIds {
-    /// Those of this object, whose programs are loaded.
-    pub(super) fn of(object: &mut Ebpf) -> Result<Self> {
-        let mut id = |role: Role| -> Result<u32> {
-            let program: &mut SchedClassifier = object.program_mut(role.name()).context(STALE)?.try_into()?;
-            let id = link::object_id(program.fd()?.as_fd());
-            id.context("cannot ask the kernel about the program at TC ingress")
-        };
-        Ok(Self { balancer: id(Role::Balancer)?, neighbours: id(Role::Neighbours)? })
-    }
-
-    const fn id(&self, role: Role) -> u32 {
-        match role {
-            Role::Balancer => self.balancer,
-            Role::Neighbours => self.neighbours,
-        }
-    }
-}
 
 impl Datapath {
     /// Attaches the load balancer to an interface, or puts it in the place of an earlier one's at once, without a packet lost.
@@ -242,11 +215,6 @@ impl Datapath {
         }
         Ok(removed)
     }
-}
-
-/// That it is detached from an interface, in words.
-pub(super) fn detached(index: u32, mode: &str) -> String {
-    format!("detached from {} ({mode})", links::name(index))
 }
 
 /// Why all that native XDP is here for does not work on an interface, in words; nothing where it may.

@@ -9,10 +9,12 @@ use std::mem;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use anyhow::{Context as _, Result};
+use aya::Ebpf;
 use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions};
 use aya::programs::{SchedClassifier, TcAttachType};
 use tracing::debug;
 
+use super::maps::STALE;
 use super::pins::{self, Pins};
 use super::{link, links};
 use crate::net::filters::{self, Filter};
@@ -35,6 +37,35 @@ impl Role {
         match self {
             Self::Balancer => "tc_lb",
             Self::Neighbours => "tc_neighbour",
+        }
+    }
+}
+
+/// The kernel's ids of the programs at TC ingress.
+pub struct ClassifierIds {
+    balancer: u32,
+    neighbours: u32,
+}
+
+impl ClassifierIds {
+    /// Those of this object, whose programs are loaded.
+    ///
+    /// # Errors
+    /// Where the kernel does not tell.
+    pub fn of(object: &mut Ebpf) -> Result<Self> {
+        let mut id = |role: Role| -> Result<u32> {
+            let program: &mut SchedClassifier = object.program_mut(role.name()).context(STALE)?.try_into()?;
+            let id = link::object_id(program.fd()?.as_fd());
+            id.context("cannot ask the kernel about the program at TC ingress")
+        };
+        Ok(Self { balancer: id(Role::Balancer)?, neighbours: id(Role::Neighbours)? })
+    }
+
+    /// That of this program.
+    pub const fn id(&self, role: Role) -> u32 {
+        match role {
+            Role::Balancer => self.balancer,
+            Role::Neighbours => self.neighbours,
         }
     }
 }

@@ -166,3 +166,8 @@ pub fn present_name(ifindex: u32) -> Option<String> {
 pub fn name(ifindex: u32) -> String {
     present_name(ifindex).unwrap_or_else(|| format!("interface {ifindex}"))
 }
+
+/// That it is detached from an interface, in words.
+pub fn detached(index: u32, mode: &str) -> String {
+    format!("detached from {} ({mode})", name(index))
+}

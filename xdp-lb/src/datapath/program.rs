@@ -27,10 +27,9 @@ use xdp_lb_common::tables::{
     SourceKey, Traffic,
 };
 
-use super::attach::ClassifierIds;
 use super::beside::{Beside, Earlier};
 use super::checks::Checks;
-use super::classifier::Classifiers;
+use super::classifier::{ClassifierIds, Classifiers};
 use super::events::Events;
 use super::explain::LiveTables;
 use super::flow_keeper::{Counted, FlowKeeper};

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::attach::detached;
+use super::links::detached;
 use super::pins::{
     self, LAYOUT, Pins, STAGED, filter_interface, interface, is_link, link_mode, list, lock, name,
 };
