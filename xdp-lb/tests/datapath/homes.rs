@@ -10,7 +10,7 @@ use std::time::Duration;
 use aya::TestRun as _;
 use aya::programs::{SchedClassifier, TestRunOptions, Xdp};
 use xdp_lb::datapath::{
-    Census, Checks, Count, Datapath, Options, Policy, TablesView, hash_keys, port_ranges,
+    Census, Count, Options, Policy, TablesView, hash_keys, port_ranges,
 };
 use xdp_lb::model::{Attach, Limits, PortRange, Timeouts, Vip};
 use xdp_lb::tables::{SourceRange, Tables, Write};
@@ -29,7 +29,7 @@ use xdp_lb_common::tables::{
     Traffic, VlanDevice,
 };
 
-use crate::kept::Kept;
+use crate::lent::Lent;
 use crate::packets::{BACKEND_MAC, Frame, LB_BACKEND_MAC, LB_MAC, ends};
 
 /// The interface that packets come in by: `lo`, which every network namespace has.
@@ -74,14 +74,11 @@ fn write_ranges(host: &mut HostTables, vip: &Endpoint) {
 /// Both homes.
 pub struct Homes {
     pub host: HostTables,
-    pub kernel: Datapath,
-    /// What packets change in the kernel: one sent through the program at TC ingress leaves no trace.
-    kept: Kept,
+    pub kernel: Lent,
     /// What stands in the tables of both.
     tables: Tables,
     services: u32,
     backends: u32,
-    checks: Checks,
     /// What frames to this host are addressed to, on each interface.
     own_macs: BTreeSet<OwnMac>,
 }
@@ -131,7 +128,7 @@ impl Homes {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
             .expect("a network namespace of the test's own");
         run("ip link set lo up");
-        let mut kernel = Datapath::load(&options(limits)).unwrap_or_else(|error| panic!("{error:#}"));
+        let mut kernel = Lent::new(&options(limits));
         let flow_buckets = kernel.settings().flow_buckets;
         let settings = Settings {
             hash_keys: hash_keys(&SECRET),
@@ -152,11 +149,7 @@ impl Homes {
         let own_macs = BTreeSet::from(own_macs(INGRESS));
         kernel.set_own_macs(&own_macs).unwrap();
         own_macs.iter().for_each(|mac| host.own(*mac));
-        let checks = kernel.take_checks().unwrap();
-        let program: &SchedClassifier = kernel.object().program("tc_lb").unwrap().try_into().unwrap();
-        let kept =
-            Kept::new(&program.info().unwrap().map_ids().unwrap().expect("kernel 4.15 or later tells"));
-        Self { host, kernel, kept, tables: Tables::default(), services: 0, backends: 0, checks, own_macs }
+        Self { host, kernel, tables: Tables::default(), services: 0, backends: 0, own_macs }
     }
 
     /// Writes to both.
@@ -409,11 +402,11 @@ impl Homes {
         (verdict, expected): (Verdict, &[u8]),
         host_counted: &[(Reason, u64)],
     ) {
-        let state = self.kept.save();
+        self.kernel.rig().of_packets.save();
         let before = self.kernel.reasons().unwrap();
         let (action, left) = self.run_tc(bytes, ingress);
         let counted = counted(&before, &self.kernel.reasons().unwrap());
-        self.kept.restore(&state);
+        self.kernel.rig().of_packets.restore();
         let expected_action = match verdict {
             Verdict::Drop(_) => TC_ACT_SHOT,
             // What is handed to the host is there already.
@@ -458,13 +451,13 @@ impl Homes {
     /// Makes packets like this one those of a check.
     pub fn put_check(&mut self, key: FlowKey, check: Check) {
         self.host.checks.insert(key, check);
-        self.checks.put(&key, check).unwrap();
+        self.kernel.rig().checks.put(&key, check).unwrap();
     }
 
     /// Forgets that.
     pub fn remove_check(&mut self, key: &FlowKey) {
         self.host.checks.remove(key);
-        self.checks.remove(key);
+        self.kernel.rig().checks.remove(key);
     }
 
     /// Sends a frame from the checks' sockets, through both homes, and makes sure that they agree; returns the interface

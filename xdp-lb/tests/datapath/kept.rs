@@ -1,5 +1,5 @@
-//! What packets change in the kernel's tables, kept and put back: so that a frame can be sent through one program without a trace,
-//! before another one gets it.
+//! Tables in the kernel, kept and put back: so that a frame can be sent through one program without a trace, before another one
+//! gets it, and so that a test finds nothing of the one before it.
 #![expect(
     unsafe_code,
     reason = "tables are read and written as the kernel has them, by system calls and by mapped memory"
@@ -11,23 +11,6 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use aya::maps::{MapFd, MapInfo, MapType};
 use memmap2::{MmapMut, MmapOptions};
 
-/// The tables that packets write to; the kernel cuts names to 15 bytes.
-const CHANGED: [&str; 13] = [
-    "SETTINGS",
-    "FLOW_TAGS",
-    "FLOW_LINES",
-    "FLOW_PORTS",
-    "FLOW_LOCKS",
-    "SOURCE_RATES",
-    "FRAGMENTS",
-    "REASON_COUNTERS",
-    "SERVICE_FLOWS",
-    "BACKEND_FLOWS",
-    "BACKEND_COUNTERS",
-    "ANSWERS",
-    "EVENTS",
-];
-
 /// `BPF_F_MMAPABLE` (include/uapi/linux/bpf.h).
 const MMAPABLE: u32 = 1 << 10;
 /// `enum bpf_cmd`.
@@ -36,13 +19,10 @@ const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
 const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;
 
-/// These tables of one object.
+/// Some of an object's tables, and what stood in them.
 pub struct Kept {
-    tables: Vec<Table>,
+    tables: Vec<(Table, Content)>,
 }
-
-/// What stood in them.
-pub struct State(Vec<Content>);
 
 struct Table {
     fd: MapFd,
@@ -60,69 +40,78 @@ enum Content {
 }
 
 impl Kept {
-    /// The tables among these, by the kernel's ids.
-    pub fn new(ids: &[u32]) -> Self {
-        let infos = ids.iter().map(|id| MapInfo::from_id(*id).expect("a table of the object"));
-        let is_changed = |info: &MapInfo| {
-            let name = info.name_as_str().unwrap_or_default();
-            CHANGED.iter().any(|changed| &changed[..changed.len().min(15)] == name)
+    /// These tables, among those with the kernel's ids, and what stands in them now.
+    pub fn new(ids: &[u32], names: &[&str]) -> Self {
+        let infos: Vec<_> =
+            ids.iter().map(|id| MapInfo::from_id(*id).expect("a table of the object")).collect();
+        let table = |name: &&str| {
+            // The kernel cuts names to 15 bytes.
+            let cut = &name[..name.len().min(15)];
+            let info = infos.iter().find(|info| info.name_as_str() == Some(cut));
+            let table = Table::new(info.unwrap_or_else(|| panic!("no program uses {name}")));
+            let content = table.content();
+            (table, content)
         };
-        let tables: Vec<_> = infos.filter(is_changed).filter_map(|info| Table::new(&info)).collect();
-        // What is told over the ring is told twice.
-        assert_eq!(tables.len(), CHANGED.len() - 1, "a table has another name");
-        Self { tables }
+        Self { tables: names.iter().map(table).collect() }
     }
 
-    /// What stands in them.
-    pub fn save(&self) -> State {
-        State(self.tables.iter().map(Table::save).collect())
+    /// Keeps what stands in them now.
+    pub fn save(&mut self) {
+        for (table, content) in &mut self.tables {
+            match (&table.memory, content) {
+                (Some(memory), Content::Memory(bytes)) => bytes.copy_from_slice(memory),
+                (_, content) => *content = table.content(),
+            }
+        }
     }
 
-    /// Puts that back.
-    pub fn restore(&mut self, state: &State) {
-        self.tables.iter_mut().zip(&state.0).for_each(|(table, content)| table.restore(content));
+    /// Puts back what is kept.
+    pub fn restore(&mut self) {
+        self.tables.iter_mut().for_each(|(table, content)| table.put(content));
     }
 }
 
 impl Table {
-    fn new(info: &MapInfo) -> Option<Self> {
+    fn new(info: &MapInfo) -> Self {
         let kind = info.map_type().expect("a kind of table");
-        let is_per_cpu = kind == MapType::PerCpuArray;
         let (value, entries) = (info.value_size() as usize, info.max_entries());
-        let cpus = if is_per_cpu { aya::util::nr_cpus().expect("the number of CPUs") } else { 1 };
+        let cpus =
+            if kind == MapType::PerCpuArray { aya::util::nr_cpus().expect("the number of CPUs") } else { 1 };
         let fd = info.fd().expect("the table's descriptor");
         let memory = (info.map_flags() & MMAPABLE != 0).then(|| {
             let length = value.next_multiple_of(8) * entries as usize;
             // SAFETY: it is an array that may be mapped, and as long as that.
             unsafe { MmapOptions::new().len(length).map_mut(fd.as_fd().as_raw_fd()) }.expect("mapped memory")
         });
-        (kind != MapType::RingBuf).then(|| Self {
+        Self {
             fd,
             is_array: matches!(kind, MapType::Array | MapType::PerCpuArray),
             key_size: info.key_size() as usize,
             value_size: value.next_multiple_of(8) * cpus,
             entries,
             memory,
-        })
+        }
     }
 
-    fn save(&self) -> Content {
+    fn content(&self) -> Content {
         if let Some(memory) = &self.memory {
             return Content::Memory(memory.to_vec());
         }
         let value = |key: Vec<u8>| {
-            let mut value = vec![0; self.value_size];
-            self.call(BPF_MAP_LOOKUP_ELEM, key.as_ptr(), value.as_mut_ptr()).expect("an entry");
+            let value = self.value(&key);
             (key, value)
         };
         Content::Entries(self.keys().into_iter().map(value).collect())
     }
 
-    fn restore(&mut self, content: &Content) {
+    fn put(&mut self, content: &Content) {
         match (content, &mut self.memory) {
             (Content::Memory(bytes), Some(memory)) => {
-                if memory[..] != bytes[..] {
-                    memory.copy_from_slice(bytes);
+                // Pages that nobody has changed stay as they are.
+                for (page, kept) in memory.chunks_mut(4096).zip(bytes.chunks(4096)) {
+                    if page != kept {
+                        page.copy_from_slice(kept);
+                    }
                 }
             }
             (Content::Entries(entries), _) => {
@@ -132,11 +121,20 @@ impl Table {
                     }
                 }
                 for (key, value) in entries {
-                    self.call(BPF_MAP_UPDATE_ELEM, key.as_ptr(), value.as_ptr().cast_mut()).expect("written");
+                    if !self.is_array || self.value(key) != *value {
+                        self.call(BPF_MAP_UPDATE_ELEM, key.as_ptr(), value.as_ptr().cast_mut())
+                            .expect("written");
+                    }
                 }
             }
             _ => unreachable!("a table stays what it is"),
         }
+    }
+
+    fn value(&self, key: &[u8]) -> Vec<u8> {
+        let mut value = vec![0; self.value_size];
+        self.call(BPF_MAP_LOOKUP_ELEM, key.as_ptr(), value.as_mut_ptr()).expect("an entry");
+        value
     }
 
     fn keys(&self) -> Vec<Vec<u8>> {

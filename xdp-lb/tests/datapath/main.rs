@@ -17,6 +17,7 @@ mod homes;
 mod icmp;
 mod icmp_errors;
 mod kept;
+mod lent;
 mod load;
 mod martians;
 mod mss;
