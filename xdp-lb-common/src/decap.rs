@@ -201,7 +201,7 @@ fn parse_outer<P: Packet>(packet: &P, link: &Link) -> Option<Outer> {
         _ => return None,
     };
     let may_hold = matches!(outer.protocol, Protocol::IPV4 | Protocol::IPV6 | Protocol::UDP);
-    (may_hold && outer.payload < outer.end && outer.end <= packet.length()).then_some(outer)
+    (may_hold && outer.payload < outer.end && packet.reaches(outer.end)).then_some(outer)
 }
 
 /// The offset and protocol of the packet inside GUE (draft-ietf-intarea-gue section 3).

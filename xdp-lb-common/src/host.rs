@@ -122,9 +122,10 @@ impl Packet for Buffer {
         Some(())
     }
 
-    fn cut_tail(&mut self, by: usize) -> Option<()> {
-        self.bytes.truncate(self.bytes.len().checked_sub(by)?);
-        Some(())
+    fn cut_to(&mut self, length: usize) -> Option<()> {
+        let is_longer = self.bytes.len() >= length;
+        self.bytes.truncate(length);
+        is_longer.then_some(())
     }
 }
 

@@ -24,7 +24,7 @@ static BENCH_SUNK: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 static BENCH_PROGRAM: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
 /// The least that a program can do which sends a packet back: swaps the Ethernet addresses.
-#[xdp]
+#[xdp(frags)]
 pub fn xdp_floor(context: XdpContext) -> u32 {
     let mut frame = Frame::new(&context);
     let Some(ethernet) = frame.read::<Ethernet>(0) else { return xdp_action::XDP_DROP };
@@ -40,7 +40,7 @@ pub fn xdp_floor(context: XdpContext) -> u32 {
 }
 
 /// Puts the plan's packet in place, as the next of its flows, and calls the program under test.
-#[xdp]
+#[xdp(frags)]
 pub fn xdp_bench(context: XdpContext) -> u32 {
     let Some(plan) = BENCH_PLAN.get(0) else { return xdp_action::XDP_ABORTED };
     if put_back(&context, plan).is_none() {
@@ -52,7 +52,7 @@ pub fn xdp_bench(context: XdpContext) -> u32 {
 }
 
 /// Puts the plan's packet in place, as the next of its flows, and sends it through the plan's interface.
-#[xdp]
+#[xdp(frags)]
 pub fn xdp_generate(context: XdpContext) -> u32 {
     let Some(plan) = BENCH_PLAN.get(0) else { return xdp_action::XDP_ABORTED };
     match put_back(&context, plan) {
@@ -62,7 +62,7 @@ pub fn xdp_generate(context: XdpContext) -> u32 {
 }
 
 /// The least that a program can do which sends a packet on: gives it the plan's Ethernet addresses.
-#[xdp]
+#[xdp(frags)]
 pub fn xdp_bare(context: XdpContext) -> u32 {
     let Some(plan) = BENCH_PLAN.get(0) else { return xdp_action::XDP_ABORTED };
     let [first, second, third, ..] = plan.words;
@@ -75,7 +75,7 @@ pub fn xdp_bare(context: XdpContext) -> u32 {
 }
 
 /// Counts packets, and drops them.
-#[xdp]
+#[xdp(frags)]
 pub fn xdp_sink(_: XdpContext) -> u32 {
     next(&BENCH_SUNK);
     xdp_action::XDP_DROP

@@ -20,7 +20,7 @@ static DECAP_FROM: LpmTrie<Address, u8> = LpmTrie::with_max_entries(1024, 0);
 static DECAP_COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(OUTCOMES, 0);
 
 /// The decapsulator.
-#[xdp]
+#[xdp(frags)]
 pub fn xdp_decap(context: XdpContext) -> u32 {
     match decapsulate(&mut Frame::new(&context), &Maps) {
         outcome if outcome.is_drop() => xdp_action::XDP_DROP,

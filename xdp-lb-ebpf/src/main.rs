@@ -31,7 +31,7 @@ use crate::packet::Frame;
 use crate::tables::Maps;
 
 /// The load balancer.
-#[xdp]
+#[xdp(frags)]
 pub fn xdp_lb(context: XdpContext) -> u32 {
     let verdict = process(&mut Frame::new(&context), &Maps::new(&context), &mut PerCpu);
     #[cfg(feature = "log")]
@@ -40,7 +40,7 @@ pub fn xdp_lb(context: XdpContext) -> u32 {
 }
 
 /// The checks' way out: on the host's end of the veth pair at whose other end the sockets of checks are that go to VIPs.
-#[xdp]
+#[xdp(frags)]
 pub fn xdp_check(context: XdpContext) -> u32 {
     let Some(scratch) = scratch() else { return xdp_action::XDP_DROP };
     action(send_check(&mut Frame::new(&context), &Maps::new(&context), scratch))
@@ -75,7 +75,7 @@ fn action(verdict: Verdict) -> u32 {
 }
 
 /// Passes every packet: what the other end of a veth pair needs before it takes a transmitted one.
-#[xdp]
+#[xdp(frags)]
 pub fn xdp_pass(_: XdpContext) -> u32 {
     xdp_action::XDP_PASS
 }

@@ -1,7 +1,7 @@
 //! A frame in an XDP context.
 
 use aya_ebpf::bindings::xdp_md;
-use aya_ebpf::helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
+use aya_ebpf::helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len};
 use aya_ebpf::programs::XdpContext;
 use xdp_lb_common::packet::Packet;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -11,7 +11,12 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 /// see a bound on every offset.
 const REACH: usize = 1 << 14;
 
-/// The frame that the program was called for.
+/// Whether frames may lie in several buffers, as large ones do: the loader sets it where the kernel has such frames (5.18), and the
+/// verifier looks at nothing that depends on it where not.
+#[unsafe(no_mangle)]
+static SEVERAL_BUFFERS: u32 = 0;
+
+/// The frame that the program was called for. Where it lies in several buffers, only the first one can be read.
 pub struct Frame {
     /// What the program was called with.
     xdp: *mut xdp_md,
@@ -36,6 +41,17 @@ impl Frame {
         unsafe { (*self.xdp).data_end as usize }
     }
 
+    /// The length of all buffers together.
+    #[inline(always)]
+    fn whole_length(&self) -> usize {
+        // SAFETY: it is a number, which the compiler must not take for the one that stands here.
+        if unsafe { (&raw const SEVERAL_BUFFERS).read_volatile() } == 0 {
+            return self.length();
+        }
+        // SAFETY: as above.
+        unsafe { bpf_xdp_get_buff_len(self.xdp) as usize }
+    }
+
     /// The address of a `T` at this offset, which is below [`REACH`]. The context's pointers are read anew each time, since
     /// moving the head makes older ones stale.
     #[inline(always)]
@@ -58,6 +74,11 @@ impl Packet for Frame {
     #[inline(always)]
     fn length(&self) -> usize {
         self.end() - self.start()
+    }
+
+    #[inline(always)]
+    fn reaches(&self, length: usize) -> bool {
+        length <= self.length() || length <= self.whole_length()
     }
 
     #[inline(always)]
@@ -89,7 +110,8 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
-    fn cut_tail(&mut self, by: usize) -> Option<()> {
+    fn cut_to(&mut self, length: usize) -> Option<()> {
+        let by = self.whole_length().checked_sub(length)?;
         // SAFETY: as above.
         let moved = unsafe { bpf_xdp_adjust_tail(self.xdp, -(by as i32)) };
         (moved == 0).then_some(())

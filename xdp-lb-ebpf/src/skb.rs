@@ -171,10 +171,12 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
-    fn cut_tail(&mut self, by: usize) -> Option<()> {
-        let length = (self.length() as u32).checked_sub(by as u32)?;
+    fn cut_to(&mut self, length: usize) -> Option<()> {
+        if length > self.length() {
+            return None;
+        }
         // SAFETY: as above.
-        (unsafe { bpf_skb_change_tail(self.skb, length, 0) } == 0).then_some(())
+        (unsafe { bpf_skb_change_tail(self.skb, length as u32, 0) } == 0).then_some(())
     }
 
     #[inline(always)]

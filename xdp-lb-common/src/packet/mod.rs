@@ -45,8 +45,14 @@ impl Before {
 /// What the kernel's own packets (`struct sk_buff`) have beside their bytes has a default here, which is that of a frame as it
 /// was on the wire: a tag, segments that are joined, and a checksum that is not finished.
 pub trait Packet {
-    /// The frame's length, bytes.
+    /// The frame's length, bytes; where it lies in several buffers, that of the first one, which has all headers.
     fn length(&self) -> usize;
+
+    /// Whether the frame, in all of its buffers, is as long as this.
+    #[inline(always)]
+    fn reaches(&self, length: usize) -> bool {
+        length <= self.length()
+    }
 
     /// The index of the interface that it came in by.
     fn ingress(&self) -> u32;
@@ -61,8 +67,8 @@ pub trait Packet {
     /// there is not enough space.
     fn move_head(&mut self, by: i32) -> Option<()>;
 
-    /// Cuts this many bytes off the frame's end; `None` if the frame is shorter.
-    fn cut_tail(&mut self, by: usize) -> Option<()>;
+    /// Cuts off what the frame has behind this length; `None` if it is shorter.
+    fn cut_to(&mut self, length: usize) -> Option<()>;
 
     /// The outer VLAN tag where it is beside the bytes, as [`Tags`] has it; 0: there is none.
     #[inline(always)]

@@ -306,7 +306,7 @@ fn parse_v4<P: Packet>(packet: &P, l3: usize) -> Result<Network, Reason> {
     if ip.version_and_length >> 4 != 4 || header < size_of::<Ipv4>() || total < header {
         return Err(Reason::Malformed);
     }
-    if total > packet.length() - l3 {
+    if !packet.reaches(l3 + total) {
         return Err(Reason::LengthMismatch);
     }
     Ok(Network {
@@ -340,7 +340,7 @@ fn parse_v6<P: Packet>(packet: &P, l3: usize) -> Result<Network, Reason> {
     }
     let start = l3 + size_of::<Ipv6>();
     let end = start + usize::from(ip.payload_length.get());
-    if end > packet.length() {
+    if !packet.reaches(end) {
         return Err(Reason::LengthMismatch);
     }
     let (protocol, l4, piece) = walk(packet, ip.next_header, start)?;

@@ -133,7 +133,7 @@ pub fn send<P: Packet>(packet: &mut P, parsed: &Parsed, message: &Message) -> Re
         packet.write(checksum, Be16::new(0)).ok_or(Reason::Internal)?;
     }
     let end = parsed.l3 + quoted;
-    packet.cut_tail(packet.length().saturating_sub(end)).ok_or(Reason::Internal)?;
+    packet.cut_to(end).ok_or(Reason::Internal)?;
     // Before the ways part: the verifier walks the loop once for each.
     let mut sum = sum(packet, parsed.l3, summed).ok_or(Reason::Internal)?;
     let header = if parsed.is_v4 { size_of::<Ipv4>() } else { size_of::<Ipv6>() };

@@ -28,7 +28,7 @@ pub fn send<P: Packet>(packet: &mut P, parsed: &Parsed) -> Result<(), Reason> {
         // It will be finished where it stands now, behind options that the reset does not have.
         return Err(Reason::Internal);
     }
-    packet.cut_tail(packet.length().saturating_sub(end)).ok_or(Reason::Internal)?;
+    packet.cut_to(end).ok_or(Reason::Internal)?;
     write_ethernet(packet, parsed.l3, Before::Nothing, ethertype(parsed.is_v4), &back(parsed))?;
 
     let key = &parsed.key;
