@@ -9,7 +9,6 @@ use std::process::ExitCode;
 use clap::Args;
 use comfy_table::Cell;
 use serde::Serialize;
-use xdp_lb_common::tables::flow::Stage;
 use xdp_lb_common::tables::{BackendIndex, BackendState, Service, Traffic};
 
 use super::output::{Screen, number, text};
@@ -18,7 +17,6 @@ use super::{Done, IN_TROUBLE};
 use crate::api::client::{self, Client};
 use crate::datapath::Pinned;
 use crate::model;
-use crate::model::state::FlowStage;
 use crate::report::documents::{CounterView, CountersView, FlowView, FlowsView};
 use crate::tables::Tables;
 
@@ -131,11 +129,7 @@ impl PinPath {
                 vip,
                 backend,
                 seen_from: record.source().socket(),
-                stage: match record.life().stage(record.protocol()) {
-                    Stage::Closing => FlowStage::Closing,
-                    Stage::HalfOpen => FlowStage::HalfOpen,
-                    Stage::Established => FlowStage::Established,
-                },
+                stage: record.life().stage(record.protocol()).into(),
                 idle_seconds: record.life().idle(now),
             });
         });

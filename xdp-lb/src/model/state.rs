@@ -2,6 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use xdp_lb_common::tables::flow::Stage;
 
 /// The kinds of trouble.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, JsonSchema)]
@@ -223,6 +224,16 @@ pub enum FlowStage {
     Established,
     /// A side has begun to close it, or has reset it.
     Closing,
+}
+
+impl From<Stage> for FlowStage {
+    fn from(stage: Stage) -> Self {
+        match stage {
+            Stage::HalfOpen => Self::HalfOpen,
+            Stage::Established => Self::Established,
+            Stage::Closing => Self::Closing,
+        }
+    }
 }
 
 impl FlowStage {

@@ -2,15 +2,15 @@
 //! (RFC 4861, section 7.2.6). Neighbours that have the address in their caches replace its Ethernet address.
 
 use std::net::{IpAddr, Ipv6Addr};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::{fs, io};
 
 use etherparse::icmpv6::NeighborAdvertisementHeader;
-use etherparse::{ArpHardwareId, ArpOperation, ArpPacket, EtherType, Icmpv6Type, PacketBuilder};
+use etherparse::{Icmpv6Type, PacketBuilder};
 
 use super::kernel::Link;
+use super::packet_socket;
 
-const BROADCAST: [u8; 6] = [0xff; 6];
 /// The Ethernet address of the all-nodes group, `ff02::1` (RFC 2464, section 7).
 const ALL_NODES_MAC: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
@@ -23,13 +23,7 @@ impl Announcer {
     /// # Errors
     /// Without `CAP_NET_RAW`.
     pub(super) fn open() -> io::Result<Self> {
-        // SAFETY: the call takes three numbers. Protocol 0 receives nothing (packet(7)).
-        let socket = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
-        if socket < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the kernel has just given this descriptor to nobody else.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(socket) }))
+        packet_socket::open().map(Self)
     }
 
     /// Announces an address on a link, once.
@@ -39,13 +33,10 @@ impl Announcer {
     pub(super) fn announce(&self, address: IpAddr, link: &Link) -> io::Result<()> {
         let mac = link.mac.ok_or_else(|| io::Error::other("it has no Ethernet address"))?.octets();
         let frame = frame(address, mac, is_router(&link.name)).map_err(io::Error::other)?;
-        // SAFETY: a `sockaddr_ll` of zeros is one.
-        let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-        to.sll_family = libc::AF_PACKET as u16;
-        to.sll_ifindex = i32::try_from(link.index).map_err(io::Error::other)?;
+        let mut to = packet_socket::address(link.index)?;
         to.sll_halen = 6;
         to.sll_addr[..6].copy_from_slice(&frame[..6]);
-        // SAFETY: frame and address outlive the call and are as long as it is told.
+        // SAFETY: frame and address outlive the call, which gets their lengths.
         let sent = unsafe {
             libc::sendto(
                 self.0.as_raw_fd(),
@@ -62,25 +53,8 @@ impl Announcer {
 
 /// The frame that announces an address at an Ethernet address.
 fn frame(address: IpAddr, mac: [u8; 6], is_router: bool) -> Result<Vec<u8>, String> {
-    let words = |error: &dyn std::fmt::Display| error.to_string();
-    let mut frame = Vec::with_capacity(128);
     match address {
-        IpAddr::V4(v4) => {
-            let arp = ArpPacket::new(
-                ArpHardwareId::ETHERNET,
-                EtherType::IPV4,
-                ArpOperation::REQUEST,
-                &mac,
-                &v4.octets(),
-                &[0; 6],
-                &v4.octets(),
-            );
-            let arp = arp.map_err(|error| words(&error))?;
-            let packet = PacketBuilder::ethernet2(mac, BROADCAST).arp(arp);
-            packet.write(&mut frame).map_err(|error| words(&error))?;
-            // The minimum frame length, without the frame check sequence (IEEE 802.3, section 3.2.8).
-            frame.resize(60, 0);
-        }
+        IpAddr::V4(v4) => packet_socket::arp_request(mac, v4, v4),
         IpAddr::V6(v6) => {
             // The option "target link-layer address": type 2, one unit of eight bytes.
             let mut rest = v6.octets().to_vec();
@@ -91,10 +65,11 @@ fn frame(address: IpAddr, mac: [u8; 6], is_router: bool) -> Result<Vec<u8>, Stri
             let packet = PacketBuilder::ethernet2(mac, ALL_NODES_MAC)
                 .ipv6(v6.octets(), ALL_NODES.octets(), 255)
                 .icmpv6(Icmpv6Type::NeighborAdvertisement(advertisement));
-            packet.write(&mut frame, &rest).map_err(|error| words(&error))?;
+            let mut frame = Vec::with_capacity(128);
+            packet.write(&mut frame, &rest).map_err(|error| error.to_string())?;
+            Ok(frame)
         }
     }
-    Ok(frame)
 }
 
 /// Whether this host's advertisements on a link say that it is a router, as the kernel's do.
@@ -105,7 +80,7 @@ fn is_router(interface: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+    use etherparse::{ArpOperation, NetSlice, SlicedPacket, TransportSlice};
 
     use super::*;
 
@@ -114,7 +89,7 @@ mod tests {
     #[test]
     fn a_gratuitous_arp_names_the_address_as_sender_and_target() {
         let frame = frame("192.0.2.10".parse().unwrap(), MAC, false).unwrap();
-        assert_eq!((&frame[..6], &frame[6..12], frame.len()), (&BROADCAST[..], &MAC[..], 60));
+        assert_eq!((&frame[..6], &frame[6..12], frame.len()), (&[0xff; 6][..], &MAC[..], 60));
         let packet = SlicedPacket::from_ethernet(&frame).unwrap();
         let Some(NetSlice::Arp(arp)) = packet.net else { panic!("{packet:?}") };
         assert_eq!(arp.operation(), ArpOperation::REQUEST);

@@ -1,20 +1,19 @@
-//! Who else claims an address on a link: an ARP probe (RFC 5227 section 2.1.1), or a neighbour solicitation as for duplicate address
+//! Finds other hosts that claim an address on a link: an ARP probe (RFC 5227 section 2.1.1), or a neighbour solicitation as for duplicate address
 //! detection (RFC 4862 section 5.4.2).
 
-use std::net::{IpAddr, Ipv6Addr};
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::time::{Duration, Instant};
-use std::{io, mem};
 
-use etherparse::{
-    ArpHardwareId, ArpOperation, ArpPacket, EtherType, Icmpv6Type, NetSlice, PacketBuilder, SlicedPacket,
-    TransportSlice,
-};
+use etherparse::{Icmpv6Type, NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
+
+use super::packet_socket;
 
 /// How long others may take to answer.
 const PATIENCE: Duration = Duration::from_millis(600);
 
-/// Who answers for an address on the interface of this index, which has this Ethernet address: those of others.
+/// The other Ethernet addresses that answer for an address on the interface with this index, whose own is `mac`.
 ///
 /// # Errors
 /// Without `CAP_NET_RAW`, or if the interface takes no frame.
@@ -22,7 +21,7 @@ pub fn claims(address: IpAddr, ifindex: u32, mac: [u8; 6]) -> io::Result<Vec<[u8
     let kind = if address.is_ipv4() { libc::ETH_P_ARP } else { libc::ETH_P_IPV6 };
     let socket = open(kind as u16, ifindex)?;
     let frame = question(address, mac).map_err(io::Error::other)?;
-    // SAFETY: the frame outlives the call, and is as long as it is told.
+    // SAFETY: the frame outlives the call, which gets its length.
     let sent = unsafe { libc::send(socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
     if sent < 0 {
         return Err(io::Error::last_os_error());
@@ -32,7 +31,7 @@ pub fn claims(address: IpAddr, ifindex: u32, mac: [u8; 6]) -> io::Result<Vec<[u8
     let mut buffer = [0; 2048];
     while let Some(left) = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
         wait(&socket, left)?;
-        // SAFETY: the buffer outlives the call, and is as long as it is told.
+        // SAFETY: the buffer outlives the call, which gets its length.
         let length = unsafe {
             libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT)
         };
@@ -48,20 +47,11 @@ pub fn claims(address: IpAddr, ifindex: u32, mac: [u8; 6]) -> io::Result<Vec<[u8
 
 /// A socket that sends and receives frames of this kind on one interface.
 fn open(kind: u16, ifindex: u32) -> io::Result<OwnedFd> {
-    // SAFETY: the call takes three numbers.
-    let socket = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
-    if socket < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel has just given this descriptor to nobody else.
-    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
-    // SAFETY: a `sockaddr_ll` of zeros is one.
-    let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
-    address.sll_family = libc::AF_PACKET as u16;
+    let socket = packet_socket::open()?;
+    let mut address = packet_socket::address(ifindex)?;
     address.sll_protocol = kind.to_be();
-    address.sll_ifindex = i32::try_from(ifindex).map_err(io::Error::other)?;
     let length = size_of::<libc::sockaddr_ll>() as u32;
-    // SAFETY: the address outlives the call, and is as long as it is told.
+    // SAFETY: the address outlives the call, which gets its length.
     match unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) } {
         0 => Ok(socket),
         _ => Err(io::Error::last_os_error()),
@@ -79,28 +69,10 @@ fn wait(socket: &OwnedFd, left: Duration) -> io::Result<()> {
     }
 }
 
-/// The frame that asks for an address, in nobody's name.
+/// The frame that asks for an address. Its sender's IP address is unspecified.
 fn question(address: IpAddr, mac: [u8; 6]) -> Result<Vec<u8>, String> {
-    let words = |error: &dyn std::fmt::Display| error.to_string();
-    let mut frame = Vec::with_capacity(128);
     match address {
-        IpAddr::V4(v4) => {
-            let arp = ArpPacket::new(
-                ArpHardwareId::ETHERNET,
-                EtherType::IPV4,
-                ArpOperation::REQUEST,
-                &mac,
-                &[0; 4],
-                &[0; 6],
-                &v4.octets(),
-            );
-            let arp = arp.map_err(|error| words(&error))?;
-            PacketBuilder::ethernet2(mac, [0xff; 6])
-                .arp(arp)
-                .write(&mut frame)
-                .map_err(|error| words(&error))?;
-            frame.resize(60, 0);
-        }
+        IpAddr::V4(v4) => packet_socket::arp_request(mac, Ipv4Addr::UNSPECIFIED, v4),
         IpAddr::V6(v6) => {
             // The solicited-node address (RFC 4291 section 2.7.1), and its Ethernet address (RFC 2464 section 7).
             let [.., a, b, c] = v6.octets();
@@ -108,13 +80,14 @@ fn question(address: IpAddr, mac: [u8; 6]) -> Result<Vec<u8>, String> {
             let packet = PacketBuilder::ethernet2(mac, [0x33, 0x33, 0xff, a, b, c])
                 .ipv6([0; 16], group.octets(), 255)
                 .icmpv6(Icmpv6Type::NeighborSolicitation);
-            packet.write(&mut frame, &v6.octets()).map_err(|error| words(&error))?;
+            let mut frame = Vec::with_capacity(128);
+            packet.write(&mut frame, &v6.octets()).map_err(|error| error.to_string())?;
+            Ok(frame)
         }
     }
-    Ok(frame)
 }
 
-/// The Ethernet address at which a frame says that an address is.
+/// The Ethernet address that a frame gives for an address.
 fn answer(frame: &[u8], address: IpAddr) -> Option<[u8; 6]> {
     let packet = SlicedPacket::from_ethernet(frame).ok()?;
     match (address, packet.net.as_ref()?) {
@@ -134,6 +107,8 @@ fn answer(frame: &[u8], address: IpAddr) -> Option<[u8; 6]> {
 
 #[cfg(test)]
 mod tests {
+    use etherparse::{ArpHardwareId, ArpOperation, ArpPacket, EtherType};
+
     use super::*;
 
     const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];

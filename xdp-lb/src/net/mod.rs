@@ -17,6 +17,8 @@ pub mod look;
 pub mod namespace;
 pub mod netdev;
 pub mod offloads;
+#[expect(unsafe_code, reason = "packet sockets are system calls")]
+mod packet_socket;
 mod resolver;
 mod router;
 mod state;

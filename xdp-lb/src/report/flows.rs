@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use xdp_lb_common::flow_table::record::Record;
 use xdp_lb_common::net::Protocol;
 use xdp_lb_common::tables::ServiceIndex;
-use xdp_lb_common::tables::flow::Stage;
 
 use super::documents::{FlowView, FlowsView};
 use super::snapshot::Snapshot;
@@ -153,11 +152,7 @@ impl Snapshot {
             }
             let rest = Rest {
                 seen_from: record.source().socket(),
-                stage: match record.life().stage(record.protocol()) {
-                    Stage::Closing => FlowStage::Closing,
-                    Stage::HalfOpen => FlowStage::HalfOpen,
-                    Stage::Established => FlowStage::Established,
-                },
+                stage: record.life().stage(record.protocol()).into(),
                 idle_seconds: record.life().idle(now),
             };
             page.take(Entry(place, rest));
