@@ -1,4 +1,4 @@
-//! `DROPS`, `SAMPLED`, `DROPS_UNTIL`: a sample of dropped packets, for as long as somebody watches them.
+//! `DROPS`, `SAMPLED`, `DROPS_UNTIL`: a sample of dropped packets, as long as someone watches them.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -7,24 +7,24 @@ use super::refusal::RefusalKey;
 use crate::layout::{plain, record};
 use crate::net::Address;
 
-/// How many sources of one reason each CPU notes in a second.
+/// The maximum number of sources that each CPU samples per reason and second.
 const SOURCES: usize = 8;
 
 plain! {
-    /// What is noted of a dropped packet.
+    /// A sampled packet.
     #[repr(C)]
     pub struct DropSample {
         /// Its addresses and ports.
         pub flow: FlowKey,
-        /// Whose it was, as far as that is known, and why it was dropped.
+        /// Its service and backend, if known, and why it was dropped.
         pub refusal: RefusalKey,
-        /// The interface that it came in by.
+        /// The interface on which it arrived.
         pub ingress: u32,
     }
 }
 
 record! {
-    /// The value of `SAMPLED`: what a CPU has noted of one reason in this second.
+    /// The value of `SAMPLED`: the sources that a CPU has sampled for one reason in the current second.
     #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
     #[repr(C)]
     pub struct Sampled {
@@ -38,7 +38,7 @@ record! {
 }
 
 impl Sampled {
-    /// Whether a packet of this source is to be noted now: the first of each source in a second, of so many sources.
+    /// Whether to sample a packet of this source: the first of each source in a second, for a limited number of sources.
     #[inline(always)]
     pub fn takes(&mut self, source: &Address, now: u32) -> bool {
         if self.second != now {

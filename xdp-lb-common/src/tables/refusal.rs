@@ -1,14 +1,14 @@
-//! `REFUSALS`: packets that were not forwarded, by service and backend, for as long as the program is there.
+//! `REFUSALS`: packets that were not forwarded, by service and backend, as long as the program is loaded.
 
 use super::BackendIndex;
 use crate::layout::key;
 
 key! {
-    /// The key of `REFUSALS`: packets that one reason met. The value is how many.
+    /// The key of `REFUSALS`. The value is the number of packets.
     pub struct RefusalKey {
-        /// The index of the service that they were for, with 1 added; 0: that of the backend that they were from.
+        /// The index of their service plus 1. 0: the service of the backend that sent them.
         pub service: u32,
-        /// The backend, where one was chosen or had sent them; 0: none.
+        /// The backend that was selected, or that sent them. 0: none.
         pub backend: BackendIndex,
         /// Why, as the number of the [`Reason`](crate::reason::Reason).
         pub reason: u32,

@@ -8,14 +8,14 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::published::Published;
 use crate::datapath::Drops;
 
-/// How many are shown in a second at most.
+/// The maximum number of packets shown per second.
 const PER_SECOND: usize = 20;
 
-/// How long a sample is taken once it is asked for, and how often it is asked for while somebody watches.
+/// How long the datapath samples after a request, and how often the request is renewed while someone watches.
 const TIME: Duration = Duration::from_secs(3);
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Shows the sample to those who watch, until the daemon ends.
+/// Shows the sample to watchers until the daemon ends.
 pub async fn show(mut drops: Drops, published: Published) {
     let mut again = interval(AGAIN);
     again.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -27,7 +27,7 @@ impl Checks {
     /// through any interface, even if the driver does not accept packets from another driver's native program.
     ///
     /// # Errors
-    /// If there is no such interface.
+    /// If the interface does not exist.
     pub fn attach(&self, ifindex: u32) -> io::Result<OwnedFd> {
         link::attach(self.program.as_fd(), ifindex, link::Flags::Generic)
     }

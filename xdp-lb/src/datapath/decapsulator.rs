@@ -80,7 +80,7 @@ impl Decapsulator {
     /// Attaches it to an interface until this is dropped. Returns the mode, and why it is not native if `auto` fell back.
     ///
     /// # Errors
-    /// If there is no such interface, another program is attached, or the driver does not support the mode.
+    /// If the interface does not exist, another program is attached, or the driver does not support the mode.
     pub fn attach(&mut self, interface: &str, mode: XdpMode) -> Result<(XdpMode, Option<String>)> {
         let index = if_nametoindex(interface).map_err(|_| anyhow!("interface {interface} does not exist"))?;
         let program: &mut Xdp = self.object.program_mut("xdp_decap").context("no program")?.try_into()?;

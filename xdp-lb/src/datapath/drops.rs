@@ -1,4 +1,4 @@
-//! A sample of the packets that the datapath drops, for as long as somebody watches it.
+//! A sample of the packets that the datapath drops, as long as someone watches it.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ impl Drops {
         Ok(Self { buffer, until: until.try_into()? })
     }
 
-    /// Takes a sample for so long from now on; packets pay for it only meanwhile.
+    /// Samples for this long from now on. Packets cost more only during that time.
     ///
     /// # Errors
     /// If the kernel refuses.

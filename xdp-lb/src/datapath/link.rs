@@ -131,7 +131,7 @@ pub struct Info {
 /// Attaches an XDP program to an interface as long as the link is held or pinned.
 ///
 /// # Errors
-/// `EBUSY` or `EEXIST` if the interface has a program. If there is no such interface, or its driver refuses.
+/// `EBUSY` or `EEXIST` if the interface has a program. Another error if the interface does not exist, or its driver refuses.
 pub fn attach(program: BorrowedFd<'_>, ifindex: u32, flags: Flags) -> io::Result<OwnedFd> {
     create(program, ifindex, BPF_XDP, flags as u32)
 }
@@ -139,7 +139,7 @@ pub fn attach(program: BorrowedFd<'_>, ifindex: u32, flags: Flags) -> io::Result
 /// Attaches a program at an interface's TC ingress, before all others there, as long as the link is held or pinned.
 ///
 /// # Errors
-/// `EINVAL` on kernels before 6.6, which have no such links. If there is no such interface.
+/// `EINVAL` on kernels before 6.6, which lack these links. Another error if the interface does not exist.
 pub fn attach_at_tc_ingress(program: BorrowedFd<'_>, ifindex: u32) -> io::Result<OwnedFd> {
     create(program, ifindex, BPF_TCX_INGRESS, BPF_F_BEFORE)
 }

@@ -112,7 +112,7 @@ impl<R: Copy> Records<R> {
     /// The record at this index.
     ///
     /// # Errors
-    /// If there is no such index.
+    /// If the index is out of range.
     pub fn read(&self, place: u32) -> Result<Keyed<R>> {
         // SAFETY: the index is within the mapping, and only this side writes records, through `write`.
         Ok(unsafe { self.at(place)?.read() })
@@ -121,7 +121,7 @@ impl<R: Copy> Records<R> {
     /// Writes a record at an index that no packet reads.
     ///
     /// # Errors
-    /// If there is no such index.
+    /// If the index is out of range.
     pub fn write(&mut self, place: u32, record: Keyed<R>) -> Result<()> {
         // SAFETY: the index is within the mapping, and only this side writes records.
         unsafe { self.at(place)?.write(record) };

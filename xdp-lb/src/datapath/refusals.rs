@@ -22,7 +22,7 @@ impl Refusals {
         Ok(Self(map.try_into()?))
     }
 
-    /// The same counts, to be read elsewhere.
+    /// A second handle to the same counts.
     ///
     /// # Errors
     /// If the kernel refuses.
@@ -31,7 +31,7 @@ impl Refusals {
         Self::new(Map::PerCpuHashMap(MapData::from_fd(descriptor)?))
     }
 
-    /// What was counted, all CPUs together.
+    /// The counts, summed over all CPUs.
     ///
     /// # Errors
     /// If the kernel refuses.
@@ -47,7 +47,7 @@ impl Refusals {
         Ok(all)
     }
 
-    /// Forgets some: their place goes to another service or backend.
+    /// Removes counts whose index another service or backend gets.
     ///
     /// # Errors
     /// If the kernel refuses.

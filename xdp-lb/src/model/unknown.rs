@@ -32,7 +32,7 @@ pub fn unknown_interface(name: &str, known: Vec<String>) -> Refusal {
     Refusal::NotFound(format!("the program is not attached to an interface {}; {hint}", quoted(name)))
 }
 
-/// There is no such reason: the refusal names the most similar ones.
+/// The refusal of an unknown reason. It names the most similar ones.
 pub fn unknown_reason(name: &str, known: Vec<String>) -> Refusal {
     let hint = nearest_first(name, known).unwrap_or_default();
     Refusal::NotFound(format!(

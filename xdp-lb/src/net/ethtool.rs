@@ -16,7 +16,7 @@ struct Value {
 /// The value that a get command (`ETHTOOL_G...`) returns for an interface of the calling thread's network namespace.
 ///
 /// # Errors
-/// If the driver does not support the command, or there is no such interface.
+/// If the driver does not support the command, or the interface does not exist.
 pub fn get(interface: &str, command: u32) -> io::Result<u32> {
     call(interface, Value { command, data: 0 })
 }
@@ -24,7 +24,7 @@ pub fn get(interface: &str, command: u32) -> io::Result<u32> {
 /// Runs a set command (`ETHTOOL_S...`).
 ///
 /// # Errors
-/// If the driver refuses, or there is no such interface.
+/// If the driver refuses, or the interface does not exist.
 pub fn set(interface: &str, command: u32, data: u32) -> io::Result<()> {
     call(interface, Value { command, data }).map(drop)
 }

@@ -73,7 +73,7 @@ impl Netdev {
     /// The features of an interface's driver.
     ///
     /// # Errors
-    /// If there is no such interface, or no answer.
+    /// If the interface does not exist, or the kernel does not answer.
     pub fn features(&self, ifindex: u32) -> io::Result<Features> {
         let request = message(self.family, NETDEV_CMD_DEV_GET, NETDEV_A_DEV_IFINDEX, &ifindex.to_ne_bytes());
         let answer = ask(&self.socket, &request)?;
